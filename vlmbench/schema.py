@@ -1,0 +1,208 @@
+"""The files that others read: manifest, record and result table, as pydantic models.
+
+`schema_version` rises with every change that an old reader would misunderstand.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from vlmbench import packing
+
+SCHEMA_VERSION = 1
+
+
+class State(StrEnum):
+    """What became of a request. ERROR, SKIPPED and NOT_APPLICABLE leave every denominator."""
+
+    PARSED = "PARSED"
+    UNPARSED = "UNPARSED"
+    REFUSED = "REFUSED"
+    EMPTY = "EMPTY"
+    ERROR = "ERROR"
+    SKIPPED = "SKIPPED"
+    NOT_APPLICABLE = "NOT_APPLICABLE"
+
+    @property
+    def counts(self) -> bool:
+        """Whether a record of this state is in the denominator of a metric."""
+        return self not in {State.ERROR, State.SKIPPED, State.NOT_APPLICABLE}
+
+
+class Schema(BaseModel):
+    """Strict base: unknown fields are errors, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Record(Schema):
+    """One request's outcome: a line of `records/*.jsonl`. Missing values are null, never 0."""
+
+    task: str
+    item: str
+    condition: str
+    key: str = Field(description="cache key: hash of everything that the answer depends on")
+    state: State
+    detail: str = Field("", description="why, where the state is not PARSED")
+    raw: str | None = Field(None, description="the model's text as generated")
+    answer: str | None = Field(None, description="canonical answer; for options the ORIGINAL index")
+    score: float | None = None
+    prob: float | None = Field(None, description="probability of the first answer token")
+    prob_margin: float | None = Field(None, description="that probability minus the runner-up's")
+    min_margin: float | None = Field(None, description="smallest top-2 logit gap over all generated tokens")
+    tie: bool = Field(False, description="min_margin is within the numerical tolerance of the run")
+    new_tokens: int | None = None
+    prompt_tokens: int | None = None
+    visual_tokens: int | None = Field(None, description="visual tokens that enter the language model")
+    image_size: list[tuple[int, int]] = Field([], description="width, height after the perturbation, pixels")
+    input_size: list[tuple[int, int]] = Field(
+        [], description="width, height that the vision encoder receives"
+    )
+    displacement: tuple[float, float] | None = Field(None, description="shift in pixels at the model's input")
+    source_hash: str | None = Field(None, description="pixels as loaded")
+    pixels_hash: str | None = Field(None, description="pixels after the perturbation")
+    prompt_hash: str | None = None
+    milliseconds: dict[str, float] = Field({}, description="stage times, shared by the rows of a batch")
+    batch: str = Field("", description="the batch of the plan that computed it")
+
+
+class Estimate(Schema):
+    """A figure with its uncertainty. `low` and `high` are the 95 % interval, clustered."""
+
+    value: float | None
+    se: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+
+class Column(Schema):
+    """A column of few distinct values: `values[index[i]]`, the index packed as text (see packing.py)."""
+
+    values: list[Any]
+    index: str | list[int]
+
+    @classmethod
+    def of(cls, column: list[Any]) -> Column:
+        values = list(dict.fromkeys(column))
+        place = {value: i for i, value in enumerate(values)}
+        return cls(values=values, index=packing.pack_indices([place[value] for value in column]))
+
+    def decode(self) -> list[Any]:
+        return [self.values[i] for i in packing.unpack_indices(self.index)]
+
+
+Margins = Annotated[
+    list[float | None],
+    BeforeValidator(lambda v: packing.unpack_margins(v) if isinstance(v, str) else v),
+    PlainSerializer(packing.pack_margins, return_type=str),
+]
+"""Logit margins, two characters each on a logarithmic scale (0.5 % resolution); see packing.py."""
+
+
+class Cell(Schema):
+    """One task under one condition. Arrays run over the task's items, in their order."""
+
+    task: str
+    condition: str
+    parts: dict[str, Any] = Field(description="every part with version and all parameters")
+    family: str = Field("", description="name of the part that varies, for grouping")
+    axis: str = Field("", description="question, image, repeat, prune, roi, or clean")
+    strength: str = Field("", description="strength parameters of the varied part, `dx=2`")
+    reference: str | None = Field(None, description="condition that flips are counted against")
+    n: int = Field(description="records in the denominator")
+    n_expected: int
+    states: dict[State, int]
+    unchanged: int = Field(0, description="perturbed inputs equal to the original; never counted as stable")
+    ties: int = 0
+    metrics: dict[str, Estimate]
+    score: Column
+    state: Column
+    answer: list[int] | str = Field(
+        description="place of the answer in the task's `answers` of that item, packed"
+    )
+    min_margin: Margins
+    doubt: Margins | None = Field(
+        None, description="1 - probability of the first answer token; reference conditions only"
+    )
+    tie: list[int] = Field([], description="places of the items whose record is a tie")
+    timing: dict[str, Any] = Field({}, description="milliseconds; differs from run to run")
+
+
+class TaskBlock(Schema):
+    """The items of one task, once for all its cells."""
+
+    task: str
+    version: int
+    data_hash: str
+    scorer: str
+    prompt: str = ""
+    n_total: int = Field(description="items in the task before --limit")
+    limit: int | None = None
+    items: list[str]
+    clusters: list[str]
+    digests: list[str] = Field(description="hash of question, answers, options and source pixels per item")
+    categories: Column
+    strata: Column
+    answers: list[list[str]] = Field(description="per item the distinct canonical answers that occur")
+
+
+class Summary(Schema):
+    """A figure over several cells: a family, a strength, a category, or everything."""
+
+    task: str
+    group: dict[str, str] = Field(description="what it is over: axis, family, strength, category, stratum")
+    metrics: dict[str, Estimate]
+    counts: dict[str, int] = {}
+
+
+class Manifest(Schema):
+    """What was asked and on what it ran. `identity` decides whether a folder holds this run."""
+
+    schema_version: int = SCHEMA_VERSION
+    experiment: str
+    identity: dict[str, Any]
+    plan: dict[str, Any] = Field(
+        {}, description="batch size, processes: may change between sessions of one run"
+    )
+    environment: dict[str, Any] = Field({}, description="hardware and package versions")
+    arguments: list[str] = []
+    created: str = ""
+
+
+class Table(Schema):
+    """The result table of a run."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["vlmbench-table"] = "vlmbench-table"
+    experiment: str
+    status: Literal["complete", "partial"]
+    identity: dict[str, Any]
+    tasks: list[TaskBlock]
+    cells: list[Cell]
+    summaries: list[Summary] = []
+    notes: list[str] = []
+    environment: dict[str, Any] = {}
+    plan: dict[str, Any] = {}
+    created: str = ""
+
+    @classmethod
+    def read(cls, path: str | Path) -> Table:
+        """Reads a table or a run folder. Raises UsageError naming the file and the field."""
+        from vlmbench.table_io import read_table
+
+        return read_table(Path(path))
+
+    def without_times(self) -> str:
+        """JSON without everything that differs between two equal runs: the byte-identity of the contract."""
+        data = json.loads(self.model_dump_json())
+        for key in ("created", "environment", "plan"):
+            data.pop(key)
+        for cell in data["cells"]:
+            cell.pop("timing")
+        return json.dumps(data, sort_keys=True)
