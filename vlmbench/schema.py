@@ -67,7 +67,9 @@ class Record(Schema):
     source_hash: str | None = Field(None, description="pixels as loaded")
     pixels_hash: str | None = Field(None, description="pixels after the perturbation")
     prompt_hash: str | None = None
-    milliseconds: dict[str, float] = Field({}, description="stage times, shared by the rows of a batch")
+    milliseconds: dict[str, float] = Field(
+        {}, description="stage times: the batch's, divided by its requests"
+    )
     batch: str = Field("", description="the batch of the plan that computed it")
 
 
@@ -124,7 +126,7 @@ class Cell(Schema):
     score: Column
     state: Column
     answer: list[int] | str = Field(
-        description="place of the answer in the task's `answers` of that item, packed"
+        description="1 + place of the answer in the task's `answers` of that item, 0 for none; packed"
     )
     min_margin: Margins
     doubt: Margins | None = Field(

@@ -1,0 +1,20 @@
+"""Data sets as rows: one loader for each kind of source. Rows are read late, images later still."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from vlmbench.tasks.definition import Source
+from vlmbench.tasks.loaders.base import Rows
+
+
+def open_rows(source: Source, folder: Path, owner: str) -> Rows:
+    """The rows of a source.
+
+    folder: where relative paths start. owner: the task's name; it keeps the image keys of two tasks apart.
+    Raises UsageError where the data is missing or broken.
+    """
+    loader = importlib.import_module(f"vlmbench.tasks.loaders.{source.kind}")
+    rows: Rows = loader.open_source(source, folder, owner)
+    return rows

@@ -1,0 +1,1 @@
+"""Parts of the tiny models: vocabulary, and one recipe per family."""

@@ -1,0 +1,96 @@
+"""The command line: parses, calls, prints. Commands import their heavy parts when they run."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from vlmbench._version import __version__
+from vlmbench.cli import listing, perturb, showing
+from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
+
+app = typer.Typer(
+    name="vlmbench",
+    help="Can a vision-language model be trusted, and made cheaper? Stability under harmless changes, "
+    "with intervals, on any Hugging Face VLM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("perturb")(perturb.perturb)
+app.command("show")(showing.show)
+app.command("list")(listing.list_things)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"vlmbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code; every error is one line on stderr."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="vlmbench", standalone_mode=False)
+        return int(code or ExitCode.OK)
+    except VlmbenchError as error:
+        return _complain(str(error), error.exit_code)
+    except click.exceptions.NoSuchOption as error:
+        return _complain(f"no such option {error.option_name}{_near(error)}", ExitCode.USAGE)
+    except click.UsageError as error:
+        if error.message.startswith("No such command") and arguments:
+            known = getattr(command, "commands", {})
+            return _complain(
+                f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], known)}", ExitCode.USAGE
+            )
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted; the same command goes on where it stopped", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        return ExitCode.OK
+    except Exception as error:
+        return _crash(error)
+
+
+def _near(error: click.exceptions.NoSuchOption) -> str:
+    return f": did you mean {error.possibilities[0]}?" if error.possibilities else ""
+
+
+def _complain(message: str, code: int) -> int:
+    lines = " ".join(message.split())
+    print(f"vlmbench: {lines}", file=sys.stderr)
+    return int(code)
+
+
+def _crash(error: Exception) -> int:
+    """The traceback goes to the run's log, or to a file beside the user; the terminal gets one line."""
+    folder = getattr(error, "run_folder", None)
+    path = Path(folder or ".") / ("log.txt" if folder else "vlmbench-crash.txt")
+    text = "".join(traceback.format_exception(error))
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        where = f"; traceback in {path}"
+    except OSError:
+        where = ""
+        print(text, file=sys.stderr)
+    return _complain(f"internal error: {type(error).__name__}: {error}{where}", ExitCode.INTERNAL)

@@ -1,0 +1,58 @@
+"""Options from a YAML file, under the command line: what was typed wins, then the file, then the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+
+from vlmbench.errors import UsageError, did_you_mean
+
+
+def merged(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
+    """The command's parameters by name. Raises UsageError naming the file and the key."""
+    values = dict(ctx.params)
+    if config is None:
+        return values
+    parameters = {
+        name: parameter
+        for parameter in ctx.command.params
+        if isinstance(parameter, click.Option) and parameter.name not in {None, "config", "help"}
+        for name in (parameter.name,)
+    }
+    for key, value in _read(config).items():
+        name = str(key).replace("-", "_")
+        if name not in parameters:
+            raise UsageError(
+                f"{config}: unknown option {key!r}{did_you_mean(name, [str(p) for p in parameters])}"
+            )
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            continue
+        try:
+            values[name] = parameters[name].type_cast_value(ctx, _plain(value))
+        except click.BadParameter as error:
+            raise UsageError(f"{config}: {key}: {error.format_message()}") from None
+    return values
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"--config {path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: expected a mapping of options")
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """YAML types options; the command line only knows text."""
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    return value if isinstance(value, bool) or value is None else str(value)

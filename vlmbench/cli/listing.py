@@ -1,0 +1,90 @@
+"""`vlmbench list`: what there is to choose from, with parameters, ranges and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from vlmbench.registry import Entry
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    MODELS = "models"
+    TASKS = "tasks"
+    PERTURBATIONS = "perturbations"
+    SCORERS = "scorers"
+
+
+def list_things(
+    kind: Annotated[
+        Kind, typer.Argument(help="models, tasks, perturbations or scorers.", show_default=False)
+    ],
+) -> int:
+    """List models, tasks, perturbations or scorers."""
+    {
+        Kind.MODELS: _models,
+        Kind.TASKS: _tasks,
+        Kind.PERTURBATIONS: _perturbations,
+        Kind.SCORERS: _scorers,
+    }[kind]()
+    return 0
+
+
+def _models() -> None:
+    from vlmbench.models.aliases import MODELS
+
+    _print(
+        ("alias", "checkpoint", "family", "size", "licence"),
+        [(a.name, a.hub_id, a.family, a.size, a.licence) for a in MODELS.values()],
+    )
+
+
+def _tasks() -> None:
+    from vlmbench.tasks.load import packaged_tasks
+
+    _print(("task", "scorer", "what"), [(t.name, t.scorer, t.description) for t in packaged_tasks()])
+
+
+def _perturbations() -> None:
+    from vlmbench.perturb.image import IMAGES
+    from vlmbench.perturb.text import QUESTIONS
+
+    columns = ("name", "axis", "suites", "parameters", "what")
+    rows = [_row(entry, "image") for entry in IMAGES] + [_row(entry, "question") for entry in QUESTIONS]
+    _print(columns, rows)
+
+
+def _scorers() -> None:
+    from vlmbench.tasks.scorers import SCORERS
+
+    _print(("name", "parameters", "what"), [(e.name, _parameters(e), e.summary) for e in SCORERS])
+
+
+def _row(entry: Entry, axis: str) -> tuple[str, ...]:
+    suites = ", ".join(f"{name} {len(grid)}" for name, grid in entry.suites.items())
+    return entry.name, axis, suites, _parameters(entry), entry.summary
+
+
+def _parameters(entry: Entry) -> str:
+    from vlmbench.conditions import show_value
+
+    return ", ".join(f"{p.name}={show_value(p.default)} {p.range}".strip() for p in entry.params)
+
+
+def _print(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, header_style="dim")
+    for i, name in enumerate(columns):
+        grid.add_column(name, overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(grid)

@@ -1,0 +1,102 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL = "What to run"
+HOW = "How to run"
+OUT = "Result"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="Alias, hub id or model folder; see `list models`.", rich_help_panel=MODEL
+    ),
+]
+Task = Annotated[
+    str,
+    typer.Option(
+        "--task", "-t", help="Names or YAML files, comma-separated; see `list tasks`.", rich_help_panel=MODEL
+    ),
+]
+Limit = Annotated[
+    str | None,
+    typer.Option(
+        "--limit",
+        help="Only the first N items of a seeded order (limits nest), or `all`. The table says so.",
+        rich_help_panel=MODEL,
+        metavar="N|all",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random draw.", rich_help_panel=MODEL)]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        help="Rows per batch, or auto; halved when memory runs out.",
+        rich_help_panel=HOW,
+        metavar="N|auto",
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto (bfloat16 on CUDA, float32 on CPU), float32, bfloat16 or float16.",
+        rich_help_panel=HOW,
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=HOW)]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option("--device-map", help="auto spreads a model over several GPUs.", rich_help_panel=HOW),
+]
+Attention = Annotated[
+    str, typer.Option("--attn", help="auto, sdpa, eager or flash_attention_2.", rich_help_panel=HOW)
+]
+Include = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--include", help="Python file that registers own perturbations or scorers.", rich_help_panel=HOW
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file of options; the command line wins.", rich_help_panel=HOW),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Run folder. The same command goes on in it. [default: runs/..]",
+        rich_help_panel=OUT,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result table as JSON, and nothing else.", rich_help_panel=OUT),
+]
+
+
+def positive(text: str, option: str) -> int:
+    """A whole number above 0. Raises UsageError naming the option."""
+    from vlmbench.errors import UsageError
+
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{option} must be a whole number above 0: got {text!r}")
+    return int(text)
+
+
+def read_limit(text: str | None) -> int | str | None:
+    """None (the task's own default), `all`, or a number."""
+    return text if text is None or text == "all" else positive(text, "--limit (a number or `all`)")
+
+
+def read_batch_size(text: str) -> int | None:
+    """None for auto."""
+    return None if text == "auto" else positive(text, "--batch-size (a number or auto)")

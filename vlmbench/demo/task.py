@@ -1,0 +1,126 @@
+"""The demo's rows: seven questions on each rendered scene. Ids are known without building a scene."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.demo.questions import KINDS, SceneQuestion, ask
+from vlmbench.demo.scenes import SPLITS, STRATA, Scene, make_scene, render
+from vlmbench.items import ImageSource
+from vlmbench.seeds import digest
+from vlmbench.tasks.loaders.base import row_source
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_CHEAP = frozenset({"id", "category", "stratum", "cluster"})
+
+
+@dataclass(frozen=True)
+class SceneImage:
+    """A scene's picture, drawn when it is loaded."""
+
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return f"scene-{self.seed}"
+
+    def load(self) -> Image.Image:
+        """RGB, 432 x 432."""
+        return render(make_scene(self.seed))
+
+
+@row_source
+def rows(n_scenes: int = 3000, split: str = "test") -> DemoRows:
+    """`n_scenes` scenes of a split, one question of each kind.
+
+    Raises:
+        ValueError: unknown split, or a number of scenes that it does not have.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    if not isinstance(n_scenes, int) or not 1 <= n_scenes <= len(SPLITS[split]):
+        raise ValueError(f"n_scenes must be in [1, {len(SPLITS[split])}]: got {n_scenes}")
+    return DemoRows(n_scenes, split)
+
+
+class DemoRows:
+    """Rows of the demo. Every scene allows every kind of question, so row i is kind i % 7 of scene i // 7."""
+
+    columns = (
+        "id", "question", "image", "answer", "category", "stratum", "cluster", "box", "phrasings",
+    )  # fmt: skip
+
+    def __init__(self, n_scenes: int, split: str) -> None:
+        self.source = f"demo {split} scenes"
+        self._n_scenes, self._split = n_scenes, split
+
+    def __len__(self) -> int:
+        return self._n_scenes * len(KINDS)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Layout, questions and pixels of one scene per stratum: changes when the way of drawing changes."""
+        probes = []
+        for seed in SPLITS[self._split][: len(STRATA)]:
+            scene, questions = _scene(seed)
+            pixels = hashlib.sha256(render(scene).tobytes()).hexdigest()
+            probes.append([repr(scene), [repr(question) for question in questions], pixels])
+        return digest(self._n_scenes, self._split, probes, length=32)
+
+    @cached_property
+    def phrasing_names(self) -> tuple[str, ...]:
+        """Phrasings belong to kinds and every scene asks every kind: one scene has them all."""
+        _, questions = _scene(SPLITS[self._split][0])
+        return tuple(dict.fromkeys(name for question in questions for name in question.phrasings))
+
+    def place(self, index: int) -> str:
+        return f"{self.source}, row {index}"
+
+    def read(
+        self, columns: Sequence[str], indices: Sequence[int] | None = None
+    ) -> Iterator[Mapping[str, Any]]:
+        whole = not _CHEAP.issuperset(columns)
+        for index in range(len(self)) if indices is None else indices:
+            row = self._row(index) if whole else self._labels(index)
+            yield {column: row[column] for column in columns}
+
+    def images(self, index: int, columns: Sequence[str]) -> tuple[ImageSource, ...]:
+        return (SceneImage(self._seed(index)),)
+
+    def _seed(self, index: int) -> int:
+        return SPLITS[self._split][index // len(KINDS)]
+
+    def _labels(self, index: int) -> dict[str, Any]:
+        number, kind = divmod(index, len(KINDS))
+        cluster = f"{self._split[0]}{number:06d}"
+        return {
+            "id": f"{cluster}-{KINDS[kind]}-0",
+            "category": KINDS[kind],
+            "stratum": STRATA[self._seed(index) % len(STRATA)],
+            "cluster": cluster,
+        }
+
+    def _row(self, index: int) -> dict[str, Any]:
+        _, questions = _scene(self._seed(index))
+        asked = questions[index % len(KINDS)]
+        return {
+            **self._labels(index),
+            "question": asked.question,
+            "answer": asked.answer,
+            "box": None if asked.box is None else list(asked.box),
+            "phrasings": asked.phrasings,
+        }
+
+
+@lru_cache(maxsize=4)
+def _scene(seed: int) -> tuple[Scene, list[SceneQuestion]]:
+    scene = make_scene(seed)
+    questions = ask(scene, seed=0)
+    assert tuple(question.kind for question in questions) == KINDS, f"scene {seed} lacks a kind of question"
+    return scene, questions

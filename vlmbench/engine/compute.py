@@ -1,0 +1,177 @@
+"""One batch through the model: encode each distinct picture once, answer all rows, keep the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlmbench.engine.plan import Batch, Request
+from vlmbench.engine.prepare import Prepared, Settled
+from vlmbench.errors import VlmbenchError
+from vlmbench.schema import Record, State
+from vlmbench.seeds import digest
+
+if TYPE_CHECKING:
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.models.decoding import Generation
+    from vlmbench.tasks.scorers.base import Scorer
+
+
+@dataclass
+class Backoff:
+    """The most rows that fitted into memory so far; later batches start from there."""
+
+    rows: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """What turns prepared rows into records: a model, the scorer of each task, the tie tolerance."""
+
+    adapter: Adapter
+    scorers: Mapping[str, Scorer]
+    max_new_tokens: Mapping[str, int]
+    identity: str
+    """Hash of everything common to the run; part of every record's key."""
+    tie_tolerance: float
+    backoff: Backoff = field(default_factory=lambda: Backoff())
+
+    def batch(self, batch: Batch, prepared: Sequence[Prepared | Settled], prepare_ms: float) -> list[Record]:
+        """A record per request of the batch, in its order."""
+        ready = [(i, p) for i, p in enumerate(prepared) if isinstance(p, Prepared)]
+        answers: dict[int, Generation | Exception] = {}
+        times = {"prepare": prepare_ms, "encode": 0.0, "generate": 0.0}
+        if ready:
+            outcome = self._answer([p for _, p in ready], batch.rows, len(batch.groups), times)
+            failures = [answer for answer in outcome if isinstance(answer, Exception)]
+            if len(failures) == len(outcome) > 1 and not any(map(is_out_of_memory, failures)):
+                raise failures[0]  # not one bad item but a model or a program that cannot work
+            answers = {i: answer for (i, _), answer in zip(ready, outcome, strict=True)}
+        times = {stage: round(total / len(batch.requests), 3) for stage, total in times.items()}
+        records = []
+        for i, (request, item) in enumerate(zip(batch.requests, prepared, strict=True)):
+            if isinstance(item, Settled):
+                records.append(settled_record(request, item, self.identity, batch.id))
+            else:
+                records.append(self._record(item, answers[i], times, batch.id))
+        return records
+
+    def _answer(
+        self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
+    ) -> list[Generation | Exception]:
+        """Generations; halves on failure until the rows that cannot be computed stand alone."""
+        if rows <= self.backoff.rows:
+            try:
+                return list(self._forward(ready, rows, pictures, times))
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                if rows == 1 or isinstance(error, VlmbenchError):
+                    return [error]
+                if is_out_of_memory(error):
+                    self.backoff.rows = rows // 2
+        _free_memory()
+        half = (rows + 1) // 2
+        parts = [ready[start : start + half] for start in range(0, len(ready), half)]
+        return [
+            answer
+            for part in parts
+            for answer in self._answer(part, half, len({p.request.pixels_group for p in part}), times)
+        ]
+
+    def _forward(
+        self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
+    ) -> list[Generation]:
+        """`rows` rows and `pictures` encodings whatever the number of requests: equal shapes, equal bits."""
+        filled = [*ready, *[ready[-1]] * (rows - len(ready))]
+        distinct = {p.request.pixels_group: p.row for p in ready if p.row.visual_tokens}
+        encoded, order = None, []
+        start = time.perf_counter()
+        if distinct:
+            units = [*distinct.values()]
+            units += [units[-1]] * (pictures - len(units))
+            encoded = self.adapter.encode(units)
+            by_group = dict(zip(distinct, encoded.features, strict=False))
+            order = [by_group[p.request.pixels_group] for p in filled if p.row.visual_tokens]
+        self.adapter.synchronize()
+        middle = time.perf_counter()
+        longest = max(self.max_new_tokens[p.request.task] for p in ready)
+        answers = self.adapter.answer([p.row for p in filled], encoded, order, longest)
+        end = time.perf_counter()
+        times["encode"] += (middle - start) * 1e3
+        times["generate"] += (end - middle) * 1e3
+        return answers[: len(ready)]
+
+    def _record(
+        self, prepared: Prepared, answer: Generation | str, times: dict[str, float], batch: str
+    ) -> Record:
+        request, pixels = prepared.request, prepared.pixels
+        common: dict[str, Any] = {
+            "task": request.task,
+            "item": request.item.id,
+            "condition": request.condition.id,
+            "key": digest(self.identity, *request.key, prepared.prompt_hash, pixels.pixels_hash),
+            "prompt_tokens": prepared.row.length,
+            "visual_tokens": prepared.row.visual_tokens,
+            "image_size": [image.size for image in pixels.images],
+            "input_size": list(prepared.row.input_size),
+            "displacement": prepared.displacement,
+            "source_hash": pixels.source_hash,
+            "pixels_hash": pixels.pixels_hash,
+            "prompt_hash": prepared.prompt_hash,
+            "milliseconds": dict(times),
+            "batch": batch,
+        }
+        if isinstance(answer, Exception):
+            return Record(**common, state=State.ERROR, detail=_explain(answer))
+        scorer = self.scorers[request.task]
+        reading = scorer.read(answer.text, prepared.item)
+        return Record(
+            **common,
+            state=reading.state,
+            raw=answer.text,
+            answer=reading.answer,
+            score=scorer.score(reading, prepared.item),
+            prob=answer.prob,
+            prob_margin=answer.prob_margin,
+            min_margin=answer.min_margin,
+            tie=answer.min_margin <= self.tie_tolerance,
+            new_tokens=answer.new_tokens,
+        )
+
+
+def settled_record(request: Request, settled: Settled, identity: str, batch: str = "") -> Record:
+    """The record of a request that the model never saw."""
+    task, item, condition = request.key
+    key = digest(identity, *request.key)
+    return Record(
+        task=task,
+        item=item,
+        condition=condition,
+        key=key,
+        state=settled.state,
+        detail=settled.detail,
+        batch=batch,
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+def _free_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _explain(error: Exception) -> str:
+    if is_out_of_memory(error):
+        return "out of memory at batch size 1"
+    return f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -1,0 +1,200 @@
+"""One request -> tensors, or a settled record where there is nothing to run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlmbench.engine.plan import Request
+from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.items import Item
+from vlmbench.models.replay import SeenImages
+from vlmbench.perturb.image import IMAGES
+from vlmbench.perturb.prepare import to_rgb
+from vlmbench.perturb.risk import question_tags
+from vlmbench.perturb.text import QUESTIONS
+from vlmbench.schema import State
+from vlmbench.seeds import digest, seed_for
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.models.inputs import RowInputs
+    from vlmbench.perturb.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A request that ends without the model."""
+
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The images of a request after the perturbation."""
+
+    images: tuple[Image.Image, ...]
+    source_hash: str
+    pixels_hash: str
+    transform: Transform | None
+    source_size: tuple[int, int] | None
+    seen: SeenImages = field(default_factory=SeenImages)
+
+    @property
+    def unchanged(self) -> bool:
+        return self.source_hash == self.pixels_hash
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request ready for the model."""
+
+    request: Request
+    item: Item
+    """After the question perturbation; scorers need its options in the order shown."""
+    pixels: Pixels
+    prompt_hash: str
+    row: RowInputs
+    displacement: tuple[float, float] | None
+    """How far the picture moved in pixels of the model's input; None unless it is a pure shift."""
+
+
+def rewrite(request: Request, seed: int) -> Item:
+    """The item with its question perturbed. Raises NotApplicableError."""
+    part = request.condition.question
+    if part is None:
+        return request.item
+    entry = QUESTIONS.get(part.name)
+    changed: Item = entry.build(part)(request.item, seed_for(seed, request.item.id, *entry.draw_key(part)))
+    return changed
+
+
+def settle_early(request: Request, seed: int) -> Settled | None:
+    """What is known from the question alone: broken items, skips by the validity rule, nothing to rewrite."""
+    error = request.item.meta.get("error")
+    if error:
+        return Settled(State.ERROR, str(error))
+    part = request.condition.image
+    if part is not None:
+        if not request.item.images:
+            return Settled(State.NOT_APPLICABLE, "the item has no image")
+        risks = IMAGES.get(part.name).build(part).risks()
+        tags = sorted(risks & question_tags(request.item.question)) if risks else []
+        if tags:
+            return Settled(
+                State.SKIPPED, f"{part.label} may change the right answer to a {'/'.join(tags)} question"
+            )
+    try:
+        rewrite(request, seed)
+    except NotApplicableError as reason:
+        return Settled(State.NOT_APPLICABLE, str(reason))
+    return None
+
+
+class Preparer:
+    """Prepares requests in plan order; remembers the last few images, never anything about the model."""
+
+    def __init__(
+        self, adapter: Adapter, seed: int, max_new_tokens: Mapping[str, int], space: str = "source"
+    ) -> None:
+        self.adapter = adapter
+        self.seed = seed
+        self.max_new_tokens = max_new_tokens
+        self.space = space
+        self._sources: OrderedDict[str, Image.Image] = OrderedDict()
+        self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+
+    def prepare(self, request: Request) -> Prepared | Settled:
+        """Raises nothing that concerns one item only: bad input becomes a settled ERROR."""
+        try:
+            item = rewrite(request, self.seed)
+            pixels = self._perturbed(request)
+            if request.condition.image is not None and pixels.unchanged and not _is_identity(request):
+                return Settled(State.NOT_APPLICABLE, "unchanged: the perturbation left every pixel as it was")
+            prompt = self.adapter.render(item.text(), len(pixels.images))
+            row = self.adapter.prepare(prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen)
+        except NotApplicableError as reason:
+            return Settled(State.NOT_APPLICABLE, str(reason))
+        except ItemError as error:
+            return Settled(State.ERROR, str(error))
+        return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
+
+    def _displacement(self, pixels: Pixels) -> tuple[float, float] | None:
+        shift = getattr(pixels.transform, "translation", None)
+        if shift is None or pixels.source_size is None:
+            return None
+        resized = self.adapter.resized(pixels.source_size)
+        if resized is None:
+            return None
+        x, y = (float(d * new / old) for d, new, old in zip(shift, resized, pixels.source_size, strict=True))
+        return x, y
+
+    def _perturbed(self, request: Request) -> Pixels:
+        key = request.pixels_group
+        if key not in self._pixels:
+            _remember(self._pixels, key, self._perturb(request), 8)
+        return self._pixels[key]
+
+    def _perturb(self, request: Request) -> Pixels:
+        sources = [self._source(source) for source in request.item.images]
+        if self.space == "model":
+            sources = [self.adapter.resize_like_processor(image) for image in sources]
+        before = _pixel_hash(sources)
+        part = request.condition.image
+        if part is None:
+            return Pixels(tuple(sources), before, before, None, sources[0].size if sources else None)
+        entry = IMAGES.get(part.name)
+        perturb = self._resolved(entry.build(part), sources[0])
+        draws = [
+            perturb(image, seed_for(self.seed, source.key, *entry.draw_key(part)))
+            for image, source in zip(sources, request.item.images, strict=True)
+        ]
+        images = tuple(image for image, _ in draws)
+        return Pixels(images, before, _pixel_hash(images), draws[0][1], sources[0].size)
+
+    def _resolved(self, perturb: Any, image: Image.Image) -> Any:
+        """Shifts given in patches of the model become pixels of this image."""
+        patches = getattr(perturb, "patches", 0)
+        if not patches:
+            return perturb
+        step = self.adapter.source_pixels_per_patch(image.size)
+        if step is None:
+            raise NotApplicableError("no whole number of source pixels makes a patch of this model")
+        return replace(perturb, dx=patches * step, patches=0)
+
+    def _source(self, source: Any) -> Image.Image:
+        if source.key not in self._sources:
+            _remember(self._sources, source.key, to_rgb(source.load()), 4)
+        return self._sources[source.key]
+
+
+def _is_identity(request: Request) -> bool:
+    part = request.condition.image
+    identity = IMAGES.get(part.name).identity if part else None
+    return (
+        part is not None
+        and identity is not None
+        and all(part.parameters[k] == v for k, v in identity.items())
+    )
+
+
+def _remember(memo: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
+    memo[key] = value
+    while len(memo) > most:
+        memo.popitem(last=False)
+
+
+def _pixel_hash(images: Any) -> str:
+    hasher = hashlib.blake2b(digest_size=8)
+    for image in images:
+        hasher.update(repr(image.size).encode())
+        hasher.update(np.asarray(image).tobytes())
+    return hasher.hexdigest()

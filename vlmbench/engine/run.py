@@ -1,0 +1,99 @@
+"""The loop of a run: plan, prepare ahead, compute, append. Resuming is the same loop with less to do."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmbench.conditions import Condition
+from vlmbench.engine.compute import Answerer, settled_record
+from vlmbench.engine.plan import Batch, Request, in_order, make_plan, shard
+from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
+from vlmbench.engine.progress import Progress
+from vlmbench.engine.ranks import Ranks
+from vlmbench.engine.store import RecordStore
+
+if TYPE_CHECKING:
+    from vlmbench.items import Item
+
+PreparedBatch = tuple[Batch, list[Prepared | Settled], float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Items of one task and the conditions that they are asked under."""
+
+    task: str
+    items: Sequence[Item]
+    conditions: Sequence[Condition]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run; none of it changes an answer beyond what the reproducibility rules allow."""
+
+    batch_size: int
+    seed: int = 0
+    show_progress: bool = True
+
+
+def run_work(
+    work: Sequence[Work],
+    folder: Path,
+    answerer: Answerer,
+    preparer: Preparer,
+    settings: Settings,
+    ranks: Ranks,
+) -> None:
+    """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was."""
+    store = RecordStore(folder, ranks.rank)
+    finished = store.finished()
+    todo, settled = [], []
+    for part in work:
+        mine = shard(part.items, ranks.rank, ranks.world)
+        for request in in_order(part.task, mine, part.conditions):
+            early = settle_early(request, settings.seed)
+            if early is None:
+                todo.append(request)
+            elif request.key not in finished:
+                settled.append(settled_record(request, early, answerer.identity))
+    if settled:
+        store.append(settled)
+    prefix = f"{ranks.rank}of{ranks.world}"
+    plan = make_plan(todo, settings.batch_size, prefix, settings.seed)
+    # a batch with a missing row is computed again whole: its shape, and so its bits, stay what they were
+    open_batches = [batch for batch in plan if any(r.key not in finished for r in batch.requests)]
+    with Progress(len(todo), settings.show_progress and ranks.main) as progress:
+        progress.advance(len(todo) - sum(len(batch.requests) for batch in open_batches))
+        for batch, rows, milliseconds in ahead(open_batches, preparer.prepare):
+            store.append(answerer.batch(batch, rows, milliseconds))
+            progress.advance(len(batch.requests))
+
+
+def ahead(
+    batches: Iterable[Batch], prepare: Callable[[Request], Prepared | Settled], depth: int = 2
+) -> Iterator[PreparedBatch]:
+    """Prepares the next batches in one other thread while the model is busy; order is kept."""
+
+    def work(batch: Batch) -> PreparedBatch:
+        start = time.perf_counter()
+        rows = [prepare(request) for request in batch.requests]
+        return batch, rows, (time.perf_counter() - start) * 1e3
+
+    waiting: deque[Future[PreparedBatch]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(work, batch))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

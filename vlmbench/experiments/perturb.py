@@ -1,0 +1,125 @@
+"""`perturb`: does the model keep its answer under harmless changes of image or question?
+
+After "Questioning the Stability of Visual Question Answering" (arXiv 2511.11206).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
+from vlmbench.errors import UsageError, did_you_mean, unknown
+from vlmbench.experiments.options import RunOptions
+from vlmbench.metrics.tabulate import Variation
+from vlmbench.perturb.image import IMAGES
+from vlmbench.perturb.text import QUESTIONS
+from vlmbench.registry import Entry
+
+if TYPE_CHECKING:
+    from vlmbench.experiments.session import Result
+
+SUITES = ("benign", "stress", "null", "all")
+REWRITES = ("rules", "templates", "none")
+SPACES = ("source", "model")
+
+
+@dataclass(frozen=True)
+class PerturbOptions:
+    """Which perturbations. None means: not said on the command line."""
+
+    suite: str | None = None
+    families: str | None = None
+    rewrite: str | None = None
+    repeats: int = 3
+    space: str = "source"
+
+    def __post_init__(self) -> None:
+        if self.suite is not None and self.suite not in SUITES:
+            raise unknown("suite", self.suite, SUITES)
+        if self.space not in SPACES:
+            raise unknown("space", self.space, SPACES)
+        for name in split_list(self.rewrite or ""):
+            if name not in REWRITES:
+                raise unknown("rewrite", name, REWRITES)
+
+
+def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[Variation]:
+    """Clean first, then the noise floor, the image axis and the question axis; no condition twice.
+
+    `phrasings` are the task's own alternative wordings. Raises UsageError for unknown names or parameters.
+    """
+    images, questions = _parts(options, phrasings)
+    found = [Variation(CLEAN)]
+    found += [
+        Variation(Condition(repeat=i), "repeat", "repeat", str(i), "clean")
+        for i in range(1, options.repeats + 1)
+    ]
+    found += [_variation(Condition(image=p), "image", p, IMAGES.get(p.name)) for p in images]
+    found += [_variation(Condition(question=p), "question", p, QUESTIONS.get(p.name)) for p in questions]
+    return list({v.condition.id: v for v in found}.values())
+
+
+def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part], list[Part]]:
+    suite = options.suite or (None if options.families or options.rewrite else "benign")
+    rewrites = split_list(options.rewrite) if options.rewrite else []
+    images: list[Part] = []
+    questions: list[Part] = []
+    for spec in split_list(options.families or ""):
+        name, given = parse_spec(spec)
+        if name in IMAGES:
+            images += IMAGES.expand(spec, _image_suites(suite or "benign"))
+        elif name in QUESTIONS:
+            grid = (
+                list(_phrasing_parts(phrasings))
+                if name == "phrasing" and not given
+                else QUESTIONS.expand(spec)
+            )
+            questions += grid
+        else:
+            known = [*IMAGES.names, *QUESTIONS.names]
+            raise UsageError(f"unknown perturbation {name!r}{did_you_mean(name, known)}")
+    if suite and not options.families:
+        images += IMAGES.suite(*_image_suites(suite))
+        if not options.rewrite and suite in {"benign", "all"}:
+            rewrites = ["rules", "templates"]
+    if "none" not in rewrites:
+        questions += QUESTIONS.suite(*rewrites)
+        if "templates" in rewrites:
+            questions += _phrasing_parts(phrasings)
+    return images, questions
+
+
+def _image_suites(suite: str) -> tuple[str, ...]:
+    return {"all": ("null", "benign", "stress"), "benign": ("null", "benign")}.get(suite, (suite,))
+
+
+def _phrasing_parts(phrasings: Sequence[str]) -> Iterator[Part]:
+    return (QUESTIONS.get("phrasing").part(name=name) for name in phrasings)
+
+
+def _variation(condition: Condition, axis: str, part: Part, entry: Entry) -> Variation:
+    return Variation(condition, axis, part.name, _strength(part, entry), "clean")
+
+
+def _strength(part: Part, entry: Entry) -> str:
+    """What orders the conditions of a family: the largest of its strength parameters, without sign."""
+    values = [part.parameters[p.name] for p in entry.params if p.strength]
+    numbers = [abs(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if numbers:
+        return show_value(max(numbers))
+    return ",".join(show_value(v) for v in values)
+
+
+def run(options: RunOptions, perturb: PerturbOptions) -> Result:
+    """The whole experiment."""
+    variations(perturb)  # a misspelt name is told before anything heavy is loaded
+    from vlmbench.experiments.session import Session, TaskPlan
+
+    session = Session(options)
+    plans = [
+        TaskPlan(task, items, limit, variations(perturb, task.phrasing_names))
+        for task, items, limit in session.chosen
+    ]
+    return session.run("perturb", plans, perturb.space)

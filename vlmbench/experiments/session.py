@@ -1,0 +1,211 @@
+"""What all experiments do around their conditions: load, open the run folder, compute, write the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmbench import table_io
+from vlmbench.engine import manifest as manifests
+from vlmbench.engine.compute import Answerer
+from vlmbench.engine.prepare import Preparer
+from vlmbench.engine.ranks import Ranks, find_ranks
+from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.store import read_records
+from vlmbench.errors import UsageError
+from vlmbench.experiments.options import RunOptions
+from vlmbench.items import Item
+from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
+from vlmbench.models.adapter import Adapter
+from vlmbench.models.loading import load_model
+from vlmbench.schema import Column, Manifest, State, Table, TaskBlock
+from vlmbench.seeds import digest
+from vlmbench.tasks.load import Task, load_tasks
+from vlmbench.tasks.scorers import get as get_scorer
+
+if TYPE_CHECKING:
+    from vlmbench.tasks.scorers.base import Scorer
+
+TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
+"""Logit gaps below which another batch shape may pick the other token, per dtype."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run."""
+
+    folder: Path
+    table: Table
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task with its chosen items and the conditions that they are asked under."""
+
+    task: Task
+    items: Sequence[Item]
+    limit: int | None
+    variations: Sequence[Variation]
+
+
+class Session:
+    """Everything loaded for one run. Build it, decide on conditions, then `run`."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self.options = options
+        self.tasks = load_tasks([name for name in options.tasks.split(",") if name.strip()])
+        self.scorers: Mapping[str, Scorer] = {
+            task.name: get_scorer(task.spec.scorer, **task.spec.scorer_params) for task in self.tasks
+        }
+        self.chosen = [(task, *_choose(task, options)) for task in self.tasks]
+        self.ranks: Ranks = find_ranks(options.device)
+        loaded = load_model(
+            options.model,
+            dtype=options.dtype,
+            device=options.device,
+            device_map=options.device_map,
+            attn=options.attn,
+        )
+        self.adapter = Adapter(loaded)
+        self.notes = list(loaded.notes)
+
+    def run(self, experiment: str, plans: Sequence[TaskPlan], space: str = "source") -> Result:
+        """Computes what is missing and returns the table; every process calls it, the first one writes."""
+        identity = self._identity(experiment, plans, space)
+        folder = (
+            self.options.out
+            or Path("runs") / f"{experiment}-{self._short_name()}-{digest(identity, length=8)}"
+        )
+        batch_size = self.options.batch_size or _planned_batch_size(folder) or self._auto_batch_size()
+        plan = {"batch_size": batch_size, "processes": self.ranks.world}
+        manifest = manifests.make_manifest(experiment, identity, plan, list(self.options.arguments))
+        if self.ranks.main:
+            manifests.open_run(folder, manifest)
+        self.ranks.wait()
+        max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
+        answerer = Answerer(self.adapter, self.scorers, max_new, digest(identity), self._tolerance())
+        preparer = Preparer(self.adapter, self.options.seed, max_new, space)
+        work = [Work(p.task.name, p.items, [v.condition for v in p.variations]) for p in plans]
+        settings = Settings(batch_size, self.options.seed, self.options.show_progress)
+        try:
+            run_work(work, folder, answerer, preparer, settings, self.ranks)
+        except Exception as error:
+            error.run_folder = folder  # type: ignore[attr-defined]
+            raise
+        self.ranks.wait()
+        table = build_table(manifest, plans, folder, self.notes)
+        if self.ranks.main:
+            table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
+        return Result(folder, table, tuple(self.notes))
+
+    def _identity(self, experiment: str, plans: Sequence[TaskPlan], space: str) -> dict[str, Any]:
+        loaded = self.adapter.loaded
+        packages = manifests.package_versions(("vlmbench", "torch", "transformers"))
+        return {
+            "experiment": experiment,
+            "model": loaded.id,
+            "revision": loaded.revision,
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "attention": loaded.model.config._attn_implementation,
+            "tasks": [
+                {
+                    "name": p.task.name,
+                    "version": p.task.version,
+                    "data": p.task.data_hash,
+                    "limit": p.limit,
+                    "scorer": p.task.spec.scorer,
+                    "max_new_tokens": p.task.spec.max_new_tokens,
+                    "conditions": len(p.variations),
+                    "conditions_hash": digest([v.condition.describe() for v in p.variations]),
+                }
+                for p in plans
+            ],
+            "seed": self.options.seed,
+            "space": space,
+            "decoding": "greedy",
+            "packages": packages,
+        }
+
+    def _short_name(self) -> str:
+        model = self.adapter.loaded.id.rstrip("/").rsplit("/", 1)[-1]
+        return f"{model}-{'-'.join(task.name for task in self.tasks)}"
+
+    def _auto_batch_size(self) -> int:
+        return 32 if self.adapter.device.type == "cuda" else 16
+
+    def _tolerance(self) -> float:
+        return TIE_TOLERANCE.get(str(self.adapter.model.dtype).removeprefix("torch."), 5e-1)
+
+
+def _choose(task: Task, options: RunOptions) -> tuple[list[Item], int | None]:
+    limit = task.spec.default_limit if options.limit is None else options.limit
+    number = None if limit == "all" else limit
+    assert number is None or isinstance(number, int)
+    items = task.items(limit=number, seed=options.seed)
+    if not items:
+        raise UsageError(f"task {task.name} has no items")
+    return items, None if number is None or number >= task.n_total else number
+
+
+def _planned_batch_size(folder: Path) -> int | None:
+    """What an earlier session of the same run used: the same plan gives the same bits."""
+    path = folder / "manifest.json"
+    return table_io.read_manifest(path).plan.get("batch_size") if path.exists() else None
+
+
+def build_table(
+    manifest: Manifest, plans: Sequence[TaskPlan], folder: Path, notes: Sequence[str] = ()
+) -> Table:
+    """The result table of the records in a run folder."""
+    records = read_records(folder)
+    blocks, cells, summaries, remarks = [], [], [], list(notes)
+    errors = 0
+    for plan in plans:
+        task = plan.task
+        mine = {(item, condition): r for (name, item, condition), r in records.items() if name == task.name}
+        wanted = {(item.id, v.condition.id) for item in plan.items for v in plan.variations}
+        failed = [key for key in sorted(wanted) if key not in mine or mine[key].state is State.ERROR]
+        errors += len(failed)
+        if failed:
+            first = mine.get(failed[0])
+            reason = first.detail if first else "never computed"
+            remarks.append(
+                f"{task.name}: {len(failed)} of {len(wanted)} requests failed, first {failed[0][0]}: {reason}"
+            )
+        if plan.limit is not None:
+            remarks.append(f"{task.name}: limited to {len(plan.items)} of {task.n_total} items")
+        block = TaskBlock(
+            task=task.name,
+            version=task.version,
+            data_hash=task.data_hash,
+            scorer=task.spec.scorer,
+            prompt=task.spec.prompt,
+            n_total=task.n_total,
+            limit=plan.limit,
+            items=[item.id for item in plan.items],
+            clusters=[item.cluster for item in plan.items],
+            digests=[],
+            categories=Column.of([item.category for item in plan.items]),
+            strata=Column.of([item.stratum for item in plan.items]),
+            answers=[],
+        )
+        done = tabulate(TaskResult(block, plan.items, plan.variations, mine))
+        blocks.append(done.block)
+        cells += done.cells
+        summaries += done.summaries
+    return Table(
+        experiment=manifest.experiment,
+        status="partial" if errors else "complete",
+        identity=manifest.identity,
+        tasks=blocks,
+        cells=cells,
+        summaries=summaries,
+        notes=remarks,
+        environment=manifest.environment,
+        plan=manifest.plan,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

@@ -1,0 +1,203 @@
+"""Records -> result table: the arrays of one task, its cells, and the summaries over families and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from vlmbench.conditions import Condition
+from vlmbench.items import Item
+from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
+from vlmbench.metrics.stability import cell_metrics, summarise
+from vlmbench.packing import pack_indices
+from vlmbench.schema import Cell, Column, Record, State, Summary, TaskBlock
+from vlmbench.seeds import digest
+
+T = TypeVar("T")
+
+UNCHANGED = "unchanged"
+"""How the detail of a record begins whose perturbation left every pixel as it was."""
+
+
+@dataclass(frozen=True)
+class Variation:
+    """A condition and what it varies against which reference."""
+
+    condition: Condition
+    axis: str = "clean"
+    """clean, repeat, image or question."""
+    family: str = ""
+    strength: str = ""
+    reference: str | None = None
+    """Id of the condition that its flips are counted against."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Everything about one task that a table needs."""
+
+    block: TaskBlock
+    """With empty `digests` and `answers`: both come from the records."""
+    items: Sequence[Item]
+    variations: Sequence[Variation]
+    records: Mapping[tuple[str, str], Record]
+    """By (item id, condition id); what is missing was never computed."""
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    block: TaskBlock
+    cells: list[Cell]
+    summaries: list[Summary]
+
+
+class _Arrays:
+    """The records of a task as arrays [items, conditions]."""
+
+    def __init__(self, result: TaskResult) -> None:
+        n, m = len(result.items), len(result.variations)
+        self.answers: list[list[str]] = [[] for _ in range(n)]
+        self.answer = np.full((n, m), -1, dtype=np.int64)
+        self.state = np.full((n, m), STATES.index(State.ERROR), dtype=np.int64)
+        self.score = np.full((n, m), np.nan)
+        self.margin = np.full((n, m), np.nan)
+        self.prob = np.full((n, m), np.nan)
+        self.tie = np.zeros((n, m), dtype=bool)
+        self.unchanged = np.zeros((n, m), dtype=bool)
+        for i, item in enumerate(result.items):
+            for j, variation in enumerate(result.variations):
+                record = result.records.get((item.id, variation.condition.id))
+                if record is not None:
+                    self._fill(i, j, record)
+        column = {v.condition.id: j for j, v in enumerate(result.variations)}
+        codes = {cluster: i for i, cluster in enumerate(dict.fromkeys(item.cluster for item in result.items))}
+        clean = column.get("clean", 0)
+        self.outcomes = Outcomes(
+            answer=self.answer,
+            state=self.state,
+            score=self.score,
+            tie=self.tie,
+            prob=self.prob[:, clean] if m else np.full(n, np.nan),
+            cluster=np.array([codes[item.cluster] for item in result.items], dtype=np.int64),
+            reference=np.array(
+                [column.get(v.reference, -1) if v.reference else -1 for v in result.variations],
+                dtype=np.int64,
+            ),
+            unchanged=self.unchanged,
+        )
+
+    def _fill(self, i: int, j: int, record: Record) -> None:
+        self.state[i, j] = STATES.index(record.state)
+        self.unchanged[i, j] = record.state is State.NOT_APPLICABLE and record.detail.startswith(UNCHANGED)
+        self.tie[i, j] = record.tie
+        if record.answer is not None:
+            known = self.answers[i]
+            if record.answer not in known:
+                known.append(record.answer)
+            self.answer[i, j] = known.index(record.answer)
+        for array, value in (
+            (self.score, record.score),
+            (self.margin, record.min_margin),
+            (self.prob, record.prob),
+        ):
+            if value is not None:
+                array[i, j] = value
+
+
+def tabulate(result: TaskResult) -> Tabulated:
+    """The task's block, a cell per condition, and summaries: everything, per axis, family, strength within a
+    family, category and stratum."""
+    arrays = _Arrays(result)
+    floor = [j for j, v in enumerate(result.variations) if v.axis == "repeat"]
+    cells = [_cell(result, arrays, j, floor) for j in range(len(result.variations))]
+    block = result.block.model_copy(update={"digests": _digests(result), "answers": arrays.answers})
+    return Tabulated(block, cells, list(_summaries(result, arrays, floor)))
+
+
+def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell:
+    variation, outcomes = result.variations[j], arrays.outcomes
+    condition = variation.condition
+    states = [STATES[code] for code in arrays.state[:, j]]
+    is_reference = any(v.reference == condition.id for v in result.variations) or not variation.reference
+    records = [result.records.get((item.id, condition.id)) for item in result.items]
+    return Cell(
+        task=result.block.task,
+        condition=condition.id,
+        parts=condition.describe(),
+        family=variation.family,
+        axis=variation.axis,
+        strength=variation.strength,
+        reference=variation.reference,
+        n=int(outcomes.valid[:, j].sum()),
+        n_expected=len(result.items),
+        states={state: states.count(state) for state in STATES if state in states},
+        unchanged=int(arrays.unchanged[:, j].sum()),
+        ties=int((arrays.tie[:, j] & outcomes.valid[:, j]).sum()),
+        metrics=cell_metrics(outcomes, j, [] if variation.axis == "repeat" else floor),
+        score=Column.of([None if np.isnan(s) else float(s) for s in arrays.score[:, j]]),
+        state=Column.of([str(state) for state in states]),
+        answer=pack_indices([int(a) + 1 for a in arrays.answer[:, j]]),
+        min_margin=[None if np.isnan(v) else float(v) for v in arrays.margin[:, j]],
+        doubt=[None if np.isnan(p) else max(0.0, 1.0 - float(p)) for p in arrays.prob[:, j]]
+        if is_reference
+        else None,
+        tie=[int(i) for i in np.flatnonzero(arrays.tie[:, j])],
+        timing=_timing([record for record in records if record is not None]),
+    )
+
+
+def _timing(records: Sequence[Record]) -> dict[str, float]:
+    """Mean milliseconds per request and stage; a profile, never a speed to compare."""
+    sums: dict[str, float] = {}
+    timed = [record for record in records if record.milliseconds]
+    for record in timed:
+        for stage, value in record.milliseconds.items():
+            sums[stage] = sums.get(stage, 0.0) + value
+    return {f"{stage}_ms": round(total / len(timed), 3) for stage, total in sums.items()}
+
+
+def _digests(result: TaskResult) -> list[str]:
+    """What an item is: question, answers, options and source pixels. Paired comparison rests on it."""
+    pixels = {
+        item_id: record.source_hash for (item_id, _), record in result.records.items() if record.source_hash
+    }
+    return [
+        digest(item.question, item.answers, item.options, pixels.get(item.id, ""), length=8)
+        for item in result.items
+    ]
+
+
+def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterable[Summary]:
+    variants = [(j, v) for j, v in enumerate(result.variations) if v.axis not in {"clean", "repeat"}]
+    everything = [j for j, _ in variants]
+
+    def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
+        found = summarise(arrays.outcomes, columns, mask, [] if group.get("axis") == "repeat" else floor)
+        return Summary(task=result.block.task, group=group, metrics=found.metrics, counts=found.counts)
+
+    if floor:
+        yield over({"axis": "repeat"}, floor)
+    if not variants:
+        return
+    yield over({"axis": "all"}, everything)
+    for axis in _distinct(v.axis for _, v in variants):
+        yield over({"axis": axis}, [j for j, v in variants if v.axis == axis])
+    for axis, family in _distinct((v.axis, v.family) for _, v in variants):
+        mine = [(j, v) for j, v in variants if (v.axis, v.family) == (axis, family)]
+        yield over({"axis": axis, "family": family}, [j for j, _ in mine])
+        strengths = list(_distinct(v.strength for _, v in mine))
+        if len(strengths) > 1:
+            for strength in strengths:
+                group = {"axis": axis, "family": family, "strength": strength}
+                yield over(group, [j for j, v in mine if v.strength == strength])
+    for name in ("category", "stratum"):
+        labels = np.array([getattr(item, name) for item in result.items])
+        for label in sorted(set(labels.tolist()) - {""}):
+            yield over({"axis": "all", name: label}, everything, labels == label)
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))

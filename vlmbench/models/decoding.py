@@ -1,0 +1,103 @@
+"""Greedy decoding with the figures that statistics need: probability and smallest margin of every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer."""
+
+    text: str
+    new_tokens: int
+    """Generated tokens, the end token included."""
+    prob: float
+    """Probability of the first answer token."""
+    prob_margin: float
+    """That probability minus the runner-up's."""
+    min_margin: float
+    """Smallest gap between the two largest logits over all generated tokens."""
+
+
+class _Watch(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the two largest logits of every step instead of the whole vocabulary."""
+
+    def __init__(self) -> None:
+        self.top: list[Tensor] = []
+        self.first: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logits = scores.float()
+        top = logits.topk(2, dim=-1).values
+        if self.first is None:
+            self.first = (top - logits.logsumexp(-1, keepdim=True)).exp()
+        self.top.append(top)
+        return scores
+
+
+def greedy_config(model: Any, max_new_tokens: int, pad_id: int) -> GenerationConfig:
+    """Plain greedy decoding. A checkpoint's own sampling and penalty settings would change the answers, so
+    each is set to its neutral value; its end tokens are kept."""
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        eos_token_id=model.generation_config.eos_token_id,
+        bos_token_id=model.generation_config.bos_token_id,
+        pad_token_id=pad_id,
+    )
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: Any, inputs: dict[str, Any], max_new_tokens: int, pad_id: int
+) -> list[Generation]:
+    """Answers for a left-padded batch. `inputs` are keyword arguments of `model.generate`."""
+    watch = _Watch()
+    config = greedy_config(model, max_new_tokens, pad_id)
+    sequences = model.generate(
+        **inputs, generation_config=config, logits_processor=LogitsProcessorList([watch])
+    )
+    new = sequences[:, inputs["input_ids"].shape[1] :].cpu()
+    ends = _as_list(config.eos_token_id)
+    lengths = [_length(row.tolist(), ends) for row in new]
+    assert watch.first is not None
+    first = watch.first.cpu()
+    gaps = torch.stack([top[:, 0] - top[:, 1] for top in watch.top], dim=1).cpu()
+    texts = tokenizer.batch_decode(
+        [row[:n] for row, n in zip(new, lengths, strict=True)], skip_special_tokens=True
+    )
+    return [
+        Generation(
+            text=text.strip(),
+            new_tokens=n,
+            prob=float(first[i, 0]),
+            prob_margin=float(first[i, 0] - first[i, 1]),
+            min_margin=float(gaps[i, :n].min()),
+        )
+        for i, (text, n) in enumerate(zip(texts, lengths, strict=True))
+    ]
+
+
+def _as_list(token: int | Sequence[int] | None) -> set[int]:
+    if token is None:
+        return set()
+    return {token} if isinstance(token, int) else set(token)
+
+
+def _length(tokens: Sequence[int], ends: set[int]) -> int:
+    """Number of tokens up to and including the first end token."""
+    return next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))

@@ -1,0 +1,75 @@
+"""Image features: encoded once per distinct image, then handed to as many requests as ask about it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the language model receives for the images of one request."""
+
+    rows: Tensor
+    """[n, d]: feature i fills the i-th placeholder of the request."""
+    deepstack: tuple[Tensor, ...] = ()
+    """[n, d] each; only families that also add features inside the language model have them."""
+
+    @property
+    def count(self) -> int:
+        return self.rows.shape[0]
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """Features of a batch, and how this family wants to be given them."""
+
+    features: tuple[ImageFeatures, ...]
+    kind: type
+    as_tensor: bool
+    """One tensor [1, total, d] (True) or a list with a tensor per request."""
+
+
+def _flatten(pooled: Any) -> Tensor:
+    """[total, d] from a tensor of any batch shape or from a list of tensors."""
+    tensors = [pooled] if isinstance(pooled, Tensor) else list(pooled)
+    return torch.cat([tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors])
+
+
+@torch.inference_mode()
+def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> EncoderOutput:
+    """Vision tower and projector for merged vision tensors; `counts[i]` placeholders belong to request i.
+
+    Raises UsageError where the model has no image features to give.
+    """
+    encoder = getattr(model.base_model, "get_image_features", None)
+    if encoder is None:
+        raise UsageError(
+            f"{type(model).__name__} has no get_image_features: its images cannot be encoded apart"
+        )
+    wanted = inspect.signature(encoder).parameters
+    output = encoder(**{key: value for key, value in vision.items() if key in wanted}, return_dict=True)
+    pooled = output.pooler_output
+    rows = _flatten(pooled).split(list(counts))
+    deep = [
+        _flatten(layer).split(list(counts)) for layer in getattr(output, "deepstack_features", None) or ()
+    ]
+    features = tuple(ImageFeatures(rows[i], tuple(layer[i] for layer in deep)) for i in range(len(counts)))
+    return EncoderOutput(features, type(output), isinstance(pooled, Tensor))
+
+
+def for_requests(encoded: EncoderOutput, order: Sequence[ImageFeatures]) -> Any:
+    """What `forward(mm_encoder_outputs={"image": ..})` takes; features in (batch, sequence) order."""
+    rows = [features.rows for features in order]
+    pooled: Any = torch.cat(rows)[None] if encoded.as_tensor else rows
+    if not any(features.deepstack for features in order):
+        return encoded.kind(pooler_output=pooled)
+    layers = zip(*(features.deepstack for features in order), strict=True)
+    return encoded.kind(pooler_output=pooled, deepstack_features=[torch.cat(layer) for layer in layers])

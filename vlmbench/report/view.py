@@ -1,0 +1,155 @@
+"""What a table says, as headed grids of text: the terminal and Markdown print the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from vlmbench.schema import Estimate, Summary, Table, TaskBlock
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title, lines of prose, and at most one grid."""
+
+    title: str
+    lines: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+def percent(figure: Estimate | None, signed: bool = False) -> str:
+    """`5.2 [3.1, 7.4]` in percent; a dash where there is nothing to say."""
+    if figure is None or figure.value is None:
+        return "-"
+    sign = "+" if signed else ""
+    value = f"{100 * figure.value:{sign}.1f}"
+    if figure.low is None or figure.high is None:
+        return value
+    return f"{value} [{100 * figure.low:{sign}.1f}, {100 * figure.high:{sign}.1f}]"
+
+
+def short_percent(figure: Estimate | None, signed: bool = False) -> str:
+    """The value alone."""
+    if figure is None or figure.value is None:
+        return "-"
+    return f"{100 * figure.value:{'+' if signed else ''}.1f}"
+
+
+def sections(table: Table) -> list[Section]:
+    """The whole table, most important first."""
+    found = [_head(table)]
+    for block in table.tasks:
+        found += _perturb_sections(table, block)
+    if table.notes:
+        found.append(Section("Notes", tuple(table.notes)))
+    return found
+
+
+def _head(table: Table) -> Section:
+    identity = table.identity
+    lines = [
+        f"model {identity.get('model', '?')} · {identity.get('dtype', '?')} · seed {identity.get('seed', '?')}",
+    ]
+    for block in table.tasks:
+        n = len(block.items)
+        limit = f" of {block.n_total}" if block.limit is not None else ""
+        cells = [cell for cell in table.cells if cell.task == block.task]
+        lines.append(
+            f"task {block.task} v{block.version} · {n}{limit} items on {len(set(block.clusters))} images · "
+            f"{len(cells)} conditions"
+        )
+    return Section(f"vlmbench {table.experiment} · {table.status}", tuple(lines))
+
+
+def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
+    summaries = [summary for summary in table.summaries if summary.task == block.task]
+    clean = next((c for c in table.cells if c.task == block.task and c.condition == "clean"), None)
+    everything = _find(summaries, {"axis": "all"})
+    floor = _find(summaries, {"axis": "repeat"})
+    lines = []
+    if clean is not None:
+        lines.append(f"accuracy on the unchanged input   {percent(clean.metrics.get('accuracy'))} %")
+    if floor is not None:
+        counts = floor.counts
+        lines.append(
+            f"noise floor (repeats)             {percent(floor.metrics.get('flip_rate'))} %"
+            f"   {counts.get('flips', 0)} flips, {counts.get('flips_tied', 0)} of them ties"
+        )
+    if everything is not None:
+        metrics, counts = everything.metrics, everything.counts
+        lines += [
+            f"flip rate over all variants       {percent(metrics.get('flip_rate'))} %"
+            f"   {counts.get('flips', 0)} flips, {counts.get('flips_tied', 0)} of them ties",
+            f"items with at least one flip      {percent(metrics.get('any_flip'))} %",
+            f"accuracy of stable items          {percent(metrics.get('accuracy_stable'))} %"
+            f"   n = {counts.get('items_stable', 0)}",
+            f"accuracy of unstable items        {percent(metrics.get('accuracy_unstable'))} %"
+            f"   n = {counts.get('items_unstable', 0)}",
+        ]
+    yield Section(f"{block.task}: summary", tuple(lines))
+    families = [s for s in summaries if "family" in s.group and "strength" not in s.group]
+    if families:
+        yield _family_section(block, families)
+    by_strength = [s for s in summaries if "strength" in s.group]
+    if by_strength:
+        yield _strength_section(block, by_strength)
+    for name in ("category", "stratum"):
+        groups = [s for s in summaries if name in s.group]
+        if groups:
+            yield _group_section(block, name, groups)
+
+
+def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
+    rows = tuple(
+        (
+            s.group["axis"],
+            s.group["family"],
+            percent(s.metrics.get("flip_rate")),
+            short_percent(s.metrics.get("excess_flip_rate"), signed=True),
+            short_percent(s.metrics.get("any_flip")),
+            short_percent(s.metrics.get("accuracy_change"), signed=True),
+            str(s.counts.get("pairs", 0)),
+            str(s.counts.get("flips_tied", 0)),
+        )
+        for s in families
+    )
+    columns = ("axis", "family", "flip rate %", "excess", "any", "Δacc", "pairs", "ties")
+    return Section(f"{block.task}: by family", columns=columns, rows=rows)
+
+
+def _strength_section(block: TaskBlock, groups: Sequence[Summary]) -> Section:
+    rows = tuple(
+        (
+            s.group["family"],
+            s.group["strength"],
+            percent(s.metrics.get("flip_rate")),
+            short_percent(s.metrics.get("excess_flip_rate"), signed=True),
+            short_percent(s.metrics.get("accuracy_change"), signed=True),
+            str(s.counts.get("pairs", 0)),
+        )
+        for s in groups
+    )
+    columns = ("family", "strength", "flip rate %", "excess", "Δacc", "pairs")
+    return Section(f"{block.task}: by strength", columns=columns, rows=rows)
+
+
+def _group_section(block: TaskBlock, name: str, groups: Sequence[Summary]) -> Section:
+    rows = tuple(
+        (
+            s.group[name],
+            percent(s.metrics.get("flip_rate")),
+            short_percent(s.metrics.get("any_flip")),
+            short_percent(s.metrics.get("agreement")),
+            short_percent(s.metrics.get("accuracy_stable")),
+            short_percent(s.metrics.get("accuracy_unstable")),
+            str(s.counts.get("items", 0)),
+        )
+        for s in groups
+    )
+    columns = (name, "flip rate %", "any", "agree", "acc stable", "unstable", "items")
+    return Section(f"{block.task}: by {name}", columns=columns, rows=rows)
+
+
+def _find(summaries: Sequence[Summary], group: dict[str, str]) -> Summary | None:
+    return next((summary for summary in summaries if summary.group == group), None)

@@ -1,0 +1,99 @@
+"""Cells of a row -> the types of an item. Each raises UsageError that begins with `where` (file and line)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vlmbench.conditions import show_value
+from vlmbench.errors import UsageError
+from vlmbench.items import Box
+
+
+def read_text(value: Any, where: str, column: str) -> str:
+    """A question; empty where there is none."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {column!r} must be text: got {value!r}")
+    return value.strip()
+
+
+def read_label(value: Any, where: str, column: str) -> str:
+    """A category, cluster or id; numbers are written out."""
+    if value is None:
+        return ""
+    if isinstance(value, (str, int, float)):
+        return _plain(value)
+    raise UsageError(f"{where}: {column!r} must be text or a number: got {value!r}")
+
+
+def read_answers(value: Any, where: str, column: str) -> tuple[str, ...]:
+    """One answer or a list of them; true and false are yes and no; VQA's {answer: ..} objects are opened."""
+    values = value if isinstance(value, list) else [value]
+    found = []
+    for one in values:
+        plain = one.get("answer") if isinstance(one, dict) else one
+        if not isinstance(plain, (str, int, float)) or (
+            isinstance(plain, float) and not math.isfinite(plain)
+        ):
+            raise UsageError(f"{where}: {column!r} must be text, a number or a list of these: got {one!r}")
+        found.append(("yes" if plain else "no") if isinstance(plain, bool) else _plain(plain))
+    if not found:
+        raise UsageError(f"{where}: {column!r} is empty; a task without answers says 'answer: null'")
+    return tuple(found)
+
+
+def read_options(values: Any, where: str, column: str) -> tuple[str, ...]:
+    """A list of options, or {letter: option}; null ones, as in tables with a column for each, are dropped."""
+    if values is None:
+        return ()
+    if isinstance(values, dict):
+        values = [values[letter] for letter in sorted(values)]
+    if not isinstance(values, list):
+        raise UsageError(f"{where}: {column!r} must be a list of options: got {values!r}")
+    kept = [value for value in values if value is not None]
+    for value in kept:
+        if not isinstance(value, (str, int, float)):
+            raise UsageError(f"{where}: an option in {column!r} must be text or a number: got {value!r}")
+    if len(kept) > 26:
+        raise UsageError(f"{where}: {column!r} holds {len(kept)} options; there are 26 letters")
+    return tuple(_plain(value) for value in kept)
+
+
+def read_boxes(value: Any, where: str, column: str) -> tuple[Box, ...]:
+    """One box or a list of boxes, x0, y0, x1, y1 in pixels."""
+    if value is None or value == []:
+        return ()
+    boxes = value if isinstance(value, list) and isinstance(value[0], (list, tuple)) else [value]
+    return tuple(_box(box, where, column) for box in boxes)
+
+
+def read_phrasings(value: Any, where: str, column: str) -> dict[str, str]:
+    """{name: wording}, or a list, whose wordings are named p1, p2, ..; null ones are dropped."""
+    if value is None:
+        return {}
+    if isinstance(value, list):
+        pairs = all(isinstance(part, tuple) for part in value)  # an arrow map
+        value = dict(value) if pairs else {f"p{i}": text for i, text in enumerate(value, 1)}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: {column!r} must map names to wordings: got {value!r}")
+    kept = {name: text for name, text in value.items() if text is not None}
+    for name, text in kept.items():
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{where}: phrasing {name!r} must be text: got {text!r}")
+    return kept
+
+
+def _box(box: Any, where: str, column: str) -> Box:
+    numbers = isinstance(box, (list, tuple)) and all(
+        isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in box
+    )
+    if not numbers or len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
+        raise UsageError(f"{where}: {column!r} must be x0, y0, x1, y1 with x0 < x1 and y0 < y1: got {box!r}")
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+
+
+def _plain(value: str | int | float) -> str:
+    return value if isinstance(value, str) else show_value(value)

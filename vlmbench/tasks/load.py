@@ -1,0 +1,196 @@
+"""Task names and YAML files -> tasks, whose items are built when they are asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import UsageError, unknown
+from vlmbench.items import Item
+from vlmbench.registry import Entry
+from vlmbench.seeds import digest, seed_for
+from vlmbench.tasks.definition import TaskSpec, read_spec
+from vlmbench.tasks.fields import Fields, make_item
+from vlmbench.tasks.loaders import open_rows
+from vlmbench.tasks.loaders.base import Rows
+
+_SUFFIXES = (".yaml", ".yml")
+# `source` and `columns` enter a task's hash in resolved form.
+_NO_MEANING = {
+    "name", "source", "columns", "default_limit", "licence", "link", "description", "published",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set with its prompt and scorer. `spec.scorer` is always set here."""
+
+    spec: TaskSpec
+    rows: Rows
+    fields: Fields
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def version(self) -> int:
+        return self.spec.version
+
+    @property
+    def n_total(self) -> int:
+        """Items before any limit."""
+        return len(self.rows)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of the data and of what the file says about its meaning; not of paths, links or licence."""
+        meaning = self.spec.model_dump(mode="json", exclude=_NO_MEANING)
+        source = self.spec.source.model_dump(mode="json", exclude={"jsonl", "parquet", "saved", "images"})
+        return digest(meaning, source, asdict(self.fields), self.rows.fingerprint, length=32)
+
+    @cached_property
+    def phrasing_names(self) -> tuple[str, ...]:
+        """Names of all other wordings, in order of first appearance."""
+        known: tuple[str, ...] | None = getattr(self.rows, "phrasing_names", None)
+        if known is not None:
+            return known
+        columns = self.fields.phrasing_columns
+        if not columns:
+            return ()
+        names: dict[str, None] = {}
+        for index, row in enumerate(self.rows.read(columns)):
+            names.update(dict.fromkeys(self.fields.read_phrasings(row, self.rows.place(index))))
+        return tuple(names)
+
+    def items(self, limit: int | None = None, seed: int = 0) -> list[Item]:
+        """The first `limit` items by hash of seed and id (None: all), in the order of the data.
+
+        A smaller limit gives a subset of a larger one. With `limit_by: cluster`, clusters are taken whole,
+        one after another in the order of their hash, and only the last one may be cut; with `balance_strata`
+        the strata take turns in that order.
+        Raises UsageError: duplicate ids, cells of the wrong type, paths that leave the data folder.
+        """
+        ids = self._ids()
+        chosen = range(len(ids)) if limit is None else self._choose(ids, limit, seed)
+        rows = self.rows.read(self.fields.text_columns, chosen)
+        items = []
+        for index, row in zip(chosen, rows, strict=True):
+            images = self.rows.images(index, self.fields.images)
+            items.append(make_item(self.spec, self.fields, row, images, index, self.rows.place(index)))
+        return items
+
+    def _ids(self) -> list[str]:
+        fields, seen, ids = self.fields, dict[str, int](), []
+        for index, row in enumerate(self.rows.read([fields.id] if fields.id else [])):
+            name = fields.read_id(row, index, self.rows.place(index))
+            first = seen.setdefault(name, index)
+            if first != index:
+                raise UsageError(
+                    f"task {self.name!r}: id {name!r} occurs twice: "
+                    f"{self.rows.place(first)} and {self.rows.place(index)}"
+                )
+            ids.append(name)
+        return ids
+
+    def _choose(self, ids: Sequence[str], limit: int, seed: int) -> list[int]:
+        if limit < 1:
+            raise UsageError(f"limit must be at least 1: got {limit}")
+
+        def place(name: str) -> tuple[int, str]:
+            return seed_for(seed, "limit", name), name
+
+        members: dict[str, list[int]] = {}
+        for index, unit in enumerate(ids if self.spec.limit_by == "item" else self._clusters()):
+            members.setdefault(unit, []).append(index)
+        order = sorted(members, key=place)
+        if self.spec.balance_strata:
+            strata = [row[self.fields.stratum] for row in self.rows.read([self.fields.stratum])]
+            seen: Counter[Any] = Counter()
+            turns: dict[str, int] = {}
+            for unit in order:
+                stratum = strata[members[unit][0]]
+                turns[unit] = seen[stratum]
+                seen[stratum] += 1
+            order.sort(key=turns.__getitem__)
+        chosen: list[int] = []
+        for unit in order:
+            chosen += sorted(members[unit], key=lambda i: place(ids[i]))[: limit - len(chosen)]
+            if len(chosen) == limit:
+                break
+        return sorted(chosen)
+
+    def _clusters(self) -> list[str]:
+        fields, rows = self.fields, self.rows
+        clusters = []
+        for index, row in enumerate(rows.read([fields.cluster] if fields.cluster else [])):
+            images = () if fields.cluster and row[fields.cluster] else rows.images(index, fields.images)
+            clusters.append(fields.read_cluster(row, images, rows.place(index)))
+        return clusters
+
+
+def packaged_files() -> dict[str, Path]:
+    """Names of the tasks that come with vlmbench, with their files. Reads none of them."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_tasks"
+    folder = installed if installed.is_dir() else package.parent / "tasks"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def packaged_tasks() -> list[TaskSpec]:
+    """The tasks that come with vlmbench, by name. Opens no data."""
+    return [read_spec(path) for path in packaged_files().values()]
+
+
+def find_spec(name: str) -> Path:
+    """The YAML file of a task given by name or path. Raises UsageError with the nearest known name."""
+    known = packaged_files()
+    if name in known:
+        return known[name]
+    path = Path(name).expanduser()
+    if path.suffix.lower() in _SUFFIXES:
+        if not path.is_file():
+            raise UsageError(f"no task file {name!r}")
+        return path
+    if path.is_file() or path.is_dir():
+        raise UsageError(f"{name!r} is not a task: a task is a YAML file whose 'source' names the data")
+    raise unknown("task", name, known)
+
+
+def load_task(name: str) -> Task:
+    """Opens one task. Raises UsageError; images and questions are checked only when items are built."""
+    path = find_spec(name)
+    spec = read_spec(path)
+    rows = open_rows(spec.source, path.absolute().parent, spec.name)
+    fields = Fields.find(spec.columns, rows, path.name)
+    if spec.balance_strata and not fields.stratum:
+        raise UsageError(f"{path.name}: 'balance_strata' needs a column for 'stratum'")
+    scorer = spec.scorer or ("choice" if fields.options else "exact")
+    spec = spec.model_copy(update={"scorer": scorer})
+    _check_scorer(spec, path)
+    return Task(spec, rows, fields)
+
+
+def load_tasks(names: Sequence[str]) -> list[Task]:
+    """Opens tasks in the given order. Raises UsageError, also for two tasks of one name."""
+    tasks: dict[str, Task] = {}
+    for name in names:
+        task = load_task(name)
+        if task.name in tasks:
+            raise UsageError(f"two tasks are named {task.name!r}; set 'name' in one of the files")
+        tasks[task.name] = task
+    return list(tasks.values())
+
+
+def _check_scorer(spec: TaskSpec, path: Path) -> None:
+    from vlmbench.tasks.scorers import SCORERS
+
+    try:
+        entry: Entry = SCORERS.get(spec.scorer)
+        entry.resolve(spec.scorer_params)
+    except UsageError as error:
+        raise UsageError(f"{path.name}: {error}") from None
