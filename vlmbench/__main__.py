@@ -1,4 +1,4 @@
-"""`python -m vlmbench` and the `vlmbench` command: every ending gets the exit code that the contract names."""
+"""`python -m vlmbench` and the `vlmbench` command: every ending has the exit code of the contract."""
 
 from __future__ import annotations
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from vlmbench._version import __version__
@@ -48,22 +47,13 @@ def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code; every error is one line on stderr."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, prog_name="vlmbench", standalone_mode=False)
+        code = command.main(arguments or ["--help"], prog_name="vlmbench", standalone_mode=False)
         return int(code or ExitCode.OK)
     except VlmbenchError as error:
         return _complain(str(error), error.exit_code)
-    except click.exceptions.NoSuchOption as error:
-        return _complain(f"no such option {error.option_name}{_near(error)}", ExitCode.USAGE)
-    except click.UsageError as error:
-        if error.message.startswith("No such command") and arguments:
-            known = getattr(command, "commands", {})
-            return _complain(
-                f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], known)}", ExitCode.USAGE
-            )
-        return _complain(error.format_message(), ExitCode.USAGE)
-    except click.ClickException as error:
-        return _complain(error.format_message(), ExitCode.USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except _PARSING_ERROR as error:
+        return _complain(_explain(error, arguments, list(getattr(command, "commands", {}))), ExitCode.USAGE)
+    except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted; the same command goes on where it stopped", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return ExitCode.OK
@@ -71,8 +61,21 @@ def run(arguments: list[str]) -> int:
         return _crash(error)
 
 
-def _near(error: click.exceptions.NoSuchOption) -> str:
-    return f": did you mean {error.possibilities[0]}?" if error.possibilities else ""
+# typer brings its own copy of click in some releases and uses the installed one in others
+_PARSING_ERROR: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+
+def _explain(error: Any, arguments: list[str], commands: list[str]) -> str:
+    """What the parser says, with the nearest known name."""
+    possible = getattr(error, "possibilities", None)
+    if possible:
+        return f"no such option {error.option_name}: did you mean {possible[0]}?"
+    message = str(error.format_message())
+    if message.startswith("No such command") and arguments:
+        return f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], commands)}"
+    return message[:1].lower() + message[1:].rstrip(".")
 
 
 def _complain(message: str, code: int) -> int:

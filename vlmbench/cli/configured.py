@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 
 from vlmbench.errors import UsageError, did_you_mean
@@ -16,23 +15,21 @@ def merged(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
     values = dict(ctx.params)
     if config is None:
         return values
-    parameters = {
-        name: parameter
+    parameters: dict[str, Any] = {
+        str(parameter.name): parameter
         for parameter in ctx.command.params
-        if isinstance(parameter, click.Option) and parameter.name not in {None, "config", "help"}
-        for name in (parameter.name,)
+        if parameter.name not in {None, "config", "help"}
     }
     for key, value in _read(config).items():
         name = str(key).replace("-", "_")
         if name not in parameters:
-            raise UsageError(
-                f"{config}: unknown option {key!r}{did_you_mean(name, [str(p) for p in parameters])}"
-            )
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UsageError(f"{config}: unknown option {key!r}{did_you_mean(name, parameters)}")
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
             continue
         try:
             values[name] = parameters[name].type_cast_value(ctx, _plain(value))
-        except click.BadParameter as error:
+        except typer.BadParameter as error:
             raise UsageError(f"{config}: {key}: {error.format_message()}") from None
     return values
 

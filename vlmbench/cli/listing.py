@@ -41,7 +41,7 @@ def _models() -> None:
 
     _print(
         ("alias", "checkpoint", "family", "size", "licence"),
-        [(a.name, a.hub_id, a.family, a.size, a.licence) for a in MODELS.values()],
+        [(a.name, a.hub, a.family, str(a.size), a.licence) for a in MODELS.values()],
     )
 
 

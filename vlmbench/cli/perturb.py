@@ -100,15 +100,15 @@ def perturb(
         out=given["out"],
         show_progress=not json,
     )
-    from vlmbench.experiments import perturb as experiment
+    from vlmbench.experiments.perturb import PerturbOptions, run
     from vlmbench.report.printing import print_result
 
-    plan = experiment.PerturbOptions(
+    plan = PerturbOptions(
         suite=given["suite"],
         families=given["perturb"],
         rewrite=given["rewrite"],
         repeats=given["repeats"],
         space=given["space"],
     )
-    result = experiment.run(run_options, plan)
+    result = run(run_options, plan)
     return print_result(result, as_json=json)

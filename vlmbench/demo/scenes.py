@@ -34,7 +34,16 @@ SPLITS = {
 """Disjoint seed ranges: nothing is trained or tuned on a scene that is tested."""
 
 # Geometric steps as constants: exp() may differ in its last bit between machines.
-_SMALL: tuple[int, ...] = (18, 19, 21, 23, 25, 27, 29, 31)  # a digit this small is hard to read without zooming
+_SMALL: tuple[int, ...] = (
+    18,
+    19,
+    21,
+    23,
+    25,
+    27,
+    29,
+    31,
+)  # a digit this small is hard to read without zooming
 _RADII: tuple[int, ...] = (33, 35, 37, 39, 41, 44, 47, 50, 53, 56, 60, 64, 68, 72)
 _CROWDED = 5  # from this many objects on, the largest radii no longer fit
 _CELL_MARGIN = 15  # a centre stays this far from the lines between cells: 5 pixels of the model

@@ -11,7 +11,7 @@ import torch
 
 from vlmbench.engine.plan import Batch, Request
 from vlmbench.engine.prepare import Prepared, Settled
-from vlmbench.errors import VlmbenchError
+from vlmbench.errors import ItemError, VlmbenchError
 from vlmbench.schema import Record, State
 from vlmbench.seeds import digest
 
@@ -105,7 +105,7 @@ class Answerer:
         return answers[: len(ready)]
 
     def _record(
-        self, prepared: Prepared, answer: Generation | str, times: dict[str, float], batch: str
+        self, prepared: Prepared, answer: Generation | Exception, times: dict[str, float], batch: str
     ) -> Record:
         request, pixels = prepared.request, prepared.pixels
         common: dict[str, Any] = {
@@ -127,13 +127,17 @@ class Answerer:
         if isinstance(answer, Exception):
             return Record(**common, state=State.ERROR, detail=_explain(answer))
         scorer = self.scorers[request.task]
-        reading = scorer.read(answer.text, prepared.item)
+        try:
+            reading = scorer.read(answer.text, prepared.item)
+            score = scorer.score(reading, prepared.item) if prepared.item.answers else None
+        except ItemError as error:
+            return Record(**common, state=State.ERROR, detail=str(error), raw=answer.text)
         return Record(
             **common,
             state=reading.state,
             raw=answer.text,
             answer=reading.answer,
-            score=scorer.score(reading, prepared.item),
+            score=score,
             prob=answer.prob,
             prob_margin=answer.prob_margin,
             min_margin=answer.min_margin,

@@ -86,7 +86,7 @@ def make_plan(requests: Iterable[Request], rows: int, prefix: str, seed: int) ->
     row of a batch of the same size, index 3 in a batch of another size among other neighbours.
     """
     repeats: dict[int, list[Request]] = {}
-    plain = []
+    plain: list[Request] = []
     for request in requests:
         index = request.condition.repeat
         (repeats.setdefault(index, []) if index else plain).append(request)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlmbench.conditions import Part
 from vlmbench.engine.plan import Request
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.items import Item
@@ -18,6 +19,7 @@ from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.prepare import to_rgb
 from vlmbench.perturb.risk import question_tags
 from vlmbench.perturb.text import QUESTIONS
+from vlmbench.registry import Registry
 from vlmbench.schema import State
 from vlmbench.seeds import digest, seed_for
 
@@ -111,21 +113,40 @@ class Preparer:
         self.space = space
         self._sources: OrderedDict[str, Image.Image] = OrderedDict()
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+        self._originals: OrderedDict[str, list[list[int]]] = OrderedDict()
 
     def prepare(self, request: Request) -> Prepared | Settled:
         """Raises nothing that concerns one item only: bad input becomes a settled ERROR."""
         try:
             item = rewrite(request, self.seed)
             pixels = self._perturbed(request)
-            if request.condition.image is not None and pixels.unchanged and not _is_identity(request):
+            if (
+                request.condition.image is not None
+                and pixels.unchanged
+                and not _is_identity(request.condition.image, IMAGES)
+            ):
                 return Settled(State.NOT_APPLICABLE, "unchanged: the perturbation left every pixel as it was")
             prompt = self.adapter.render(item.text(), len(pixels.images))
             row = self.adapter.prepare(prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen)
+            part = request.condition.question
+            if part and not _is_identity(part, QUESTIONS) and self._same_tokens(request, pixels, row):
+                return Settled(State.NOT_APPLICABLE, "unchanged: the model reads the same tokens")
         except NotApplicableError as reason:
             return Settled(State.NOT_APPLICABLE, str(reason))
         except ItemError as error:
             return Settled(State.ERROR, str(error))
         return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
+
+    def _same_tokens(self, request: Request, pixels: Pixels, row: RowInputs) -> bool:
+        """Whether the rewritten question reaches the model as the original one did (case, white space..)."""
+        key = digest(request.task, request.item.id, request.pixels_group)
+        if key not in self._originals:
+            prompt = self.adapter.render(request.item.text(), len(pixels.images))
+            plain = self.adapter.prepare(
+                prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen
+            )
+            _remember(self._originals, key, plain.sequence["input_ids"].tolist(), 64)
+        return bool(self._originals[key] == row.sequence["input_ids"].tolist())
 
     def _displacement(self, pixels: Pixels) -> tuple[float, float] | None:
         shift = getattr(pixels.transform, "translation", None)
@@ -176,14 +197,10 @@ class Preparer:
         return self._sources[source.key]
 
 
-def _is_identity(request: Request) -> bool:
-    part = request.condition.image
-    identity = IMAGES.get(part.name).identity if part else None
-    return (
-        part is not None
-        and identity is not None
-        and all(part.parameters[k] == v for k, v in identity.items())
-    )
+def _is_identity(part: Part, registry: Registry) -> bool:
+    """Whether these parameters are declared to change nothing; such requests prove the full way."""
+    identity = registry.get(part.name).identity
+    return identity is not None and all(part.parameters[key] == value for key, value in identity.items())
 
 
 def _remember(memo: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:

@@ -57,9 +57,10 @@ def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> E
     wanted = inspect.signature(encoder).parameters
     output = encoder(**{key: value for key, value in vision.items() if key in wanted}, return_dict=True)
     pooled = output.pooler_output
-    rows = _flatten(pooled).split(list(counts))
+    rows = torch.split(_flatten(pooled), list(counts))
     deep = [
-        _flatten(layer).split(list(counts)) for layer in getattr(output, "deepstack_features", None) or ()
+        torch.split(_flatten(layer), list(counts))
+        for layer in getattr(output, "deepstack_features", None) or ()
     ]
     features = tuple(ImageFeatures(rows[i], tuple(layer[i] for layer in deep)) for i in range(len(counts)))
     return EncoderOutput(features, type(output), isinstance(pooled, Tensor))

@@ -47,10 +47,8 @@ def sections(table: Table) -> list[Section]:
 
 
 def _head(table: Table) -> Section:
-    identity = table.identity
-    lines = [
-        f"model {identity.get('model', '?')} · {identity.get('dtype', '?')} · seed {identity.get('seed', '?')}",
-    ]
+    model, dtype, seed = (table.identity.get(key, "?") for key in ("model", "dtype", "seed"))
+    lines = [f"model {model} · {dtype} · seed {seed}"]
     for block in table.tasks:
         n = len(block.items)
         limit = f" of {block.n_total}" if block.limit is not None else ""

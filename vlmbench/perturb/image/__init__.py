@@ -37,11 +37,17 @@ IMAGES = Registry(
             params=(
                 Param("dx", 0, "pixels of the source, to the right", low=-4096, high=4096, strength=True),
                 Param("dy", 0, "pixels of the source, down", low=-4096, high=4096, strength=True),
+                Param("patches", 0, "patches of the model, to the right", low=-8, high=8),
                 Param("fill", "wrap", "what is laid bare", choices=("wrap", "edge", "reflect", "constant")),
                 _COLOUR,
             ),
-            suites={"benign": tuple({a: s * p} for a in ("dx", "dy") for p in _PIXELS for s in (-1, 1))},
-            identity={"dx": 0, "dy": 0},
+            suites={
+                "benign": (
+                    *({a: s * p} for a in ("dx", "dy") for p in _PIXELS for s in (-1, 1)),
+                    {"patches": 1},
+                )
+            },
+            identity={"dx": 0, "dy": 0, "patches": 0},
             breaks="questions about the border; above 8 px counts, above 16 px also places and text",
             source=_SOURCE,
         ),

@@ -21,15 +21,19 @@ from vlmbench.perturb.transforms import Transform, translation
 
 @dataclass(frozen=True)
 class Shift:
-    """Parameters: dx, dy (pixels of the source, right and down); fill of what is laid bare: wrap, edge,
+    """Parameters: dx, dy (pixels of the source, right and down); patches (patches of the model to the right,
+    which the engine turns into dx); fill of what is laid bare: wrap, edge,
     reflect or constant; colour (black, white, mean) of the constant fill."""
 
     dx: int = 0
     dy: int = 0
+    patches: int = 0
     fill: str = "wrap"
     colour: str = "black"
 
     def __call__(self, image: Image.Image, seed: int = 0) -> tuple[Image.Image, Transform]:
+        if self.patches:
+            raise NotApplicableError("a shift in patches needs a model that tells how large a patch is")
         wrap = self.fill == "wrap"
         if not wrap and (abs(self.dx) >= image.width or abs(self.dy) >= image.height):
             raise NotApplicableError(
@@ -40,4 +44,6 @@ class Shift:
         return moved, translation(image.size, self.dx, self.dy, wrap=wrap)
 
     def risks(self) -> frozenset[str]:
-        return strip_risks(max(abs(self.dx), abs(self.dy)))
+        # no model has patches below 14 pixels of its input, and sources are rarely smaller than that
+        unknown = 17 if self.patches else 0
+        return strip_risks(max(abs(self.dx), abs(self.dy), unknown))
