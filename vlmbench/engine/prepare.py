@@ -129,16 +129,17 @@ class Preparer:
             prompt = self.adapter.render(item.text(), len(pixels.images))
             row = self.adapter.prepare(prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen)
             part = request.condition.question
-            if part and not _is_identity(part, QUESTIONS) and self._same_tokens(request, pixels, row):
-                return Settled(State.NOT_APPLICABLE, "unchanged: the model reads the same tokens")
+            if part and not _is_identity(part, QUESTIONS):
+                self._check_rewritten(request, pixels, row)
         except NotApplicableError as reason:
             return Settled(State.NOT_APPLICABLE, str(reason))
         except ItemError as error:
             return Settled(State.ERROR, str(error))
         return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
 
-    def _same_tokens(self, request: Request, pixels: Pixels, row: RowInputs) -> bool:
-        """Whether the rewritten question reaches the model as the original one did (case, white space..)."""
+    def _check_rewritten(self, request: Request, pixels: Pixels, row: RowInputs) -> None:
+        """Raises NotApplicableError where the model cannot tell the rewritten question from the original
+        (case, white space..), or where it has no words for it: neither says anything about stability."""
         key = digest(request.task, request.item.id, request.pixels_group)
         if key not in self._originals:
             prompt = self.adapter.render(request.item.text(), len(pixels.images))
@@ -146,10 +147,15 @@ class Preparer:
                 prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen
             )
             _remember(self._originals, key, plain.sequence["input_ids"].tolist(), 64)
-        return bool(self._originals[key] == row.sequence["input_ids"].tolist())
+        before, after = self._originals[key][0], row.sequence["input_ids"][0].tolist()
+        if before == after:
+            raise NotApplicableError("unchanged: the model reads the same tokens")
+        unknown = self.adapter.tokenizer.unk_token_id
+        if unknown is not None and after.count(unknown) > before.count(unknown):
+            raise NotApplicableError("the rewritten question has words that this tokenizer does not know")
 
     def _displacement(self, pixels: Pixels) -> tuple[float, float] | None:
-        shift = getattr(pixels.transform, "translation", None)
+        shift = getattr(pixels.transform, "displacement", None)
         if shift is None or pixels.source_size is None:
             return None
         resized = self.adapter.resized(pixels.source_size)

@@ -68,6 +68,13 @@ class Affine:
         if self.wrap and ((a, b, d, e) != (1, 0, 0, 1) or self.in_size != self.out_size):
             raise ValueError("only a shift that keeps the canvas can wrap")
 
+    @property
+    def displacement(self) -> tuple[float, float] | None:
+        """(dx, dy) in pixels where the map is nothing but a shift on one canvas, else None."""
+        a, b, dx, d, e, dy = self.matrix
+        shift = (a, b, d, e) == (1, 0, 0, 1) and self.in_size == self.out_size and (dx, dy) != (0, 0)
+        return (dx, dy) if shift else None
+
     def points(self, xy: Points) -> Points:
         xy = np.asarray(xy, dtype=np.float64).reshape(-1, 2)
         moved = self._map(xy)

@@ -1,0 +1,246 @@
+"""A run is what its plan says: killed and resumed, batched otherwise, split over processes or starved of
+memory, it ends with the same table; one bad item never costs another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from runs import picture, run, write_rows, write_task
+
+from vlmbench.engine.store import RecordStore, read_records
+from vlmbench.errors import UsageError
+from vlmbench.models.adapter import Adapter
+from vlmbench.schema import Record, State, Table
+
+FAMILIES = "shift(dx=2),pad(n=4),noise(sigma=3),shift(dx=0),polite(k=0),template(k=1)"
+Tiny = Callable[[str], Path]
+
+
+def answers(folder: Path) -> dict[tuple[str, str, str], Record]:
+    return read_records(folder)
+
+
+def assert_same_but_ties(one: Path, other: Path) -> None:
+    """The design's "same" for another batch size, order or process count."""
+    a, b = answers(one), answers(other)
+    assert a.keys() == b.keys()
+    differing = [
+        k for k in a if (a[k].answer, a[k].state, a[k].score) != (b[k].answer, b[k].state, b[k].score)
+    ]
+    ties = {k for k in a if a[k].tie or b[k].tie}
+    assert set(differing) <= ties
+    assert len(ties) < 0.02 * len(a) + 1
+    for key in a.keys() - ties:
+        if a[key].prob is not None:
+            assert a[key].prob == pytest.approx(b[key].prob, abs=1e-4)
+        assert a[key].visual_tokens == b[key].visual_tokens
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_task(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Tiny, task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run at batch size 4."""
+    result = run(tiny_model("llava"), task, tmp_path_factory.mktemp("runs") / "whole", FAMILIES)
+    assert result.table.status == "complete"
+    return Path(result.folder)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends between two batches."""
+
+
+@pytest.mark.parametrize("batches", [1, 4, 9])
+def test_resumed_equals_uninterrupted(
+    batches: int, tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = batches
+
+    def append(self: RecordStore, records: Iterable[Record]) -> None:
+        nonlocal left
+        if left == 0:
+            with self.path.open("ab") as file:
+                file.write(b'{"task":"own","item":"0-0","condi')  # the write that the kill cut off
+            raise Killed
+        left -= 1
+        real(self, records)
+
+    real = RecordStore.append
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordStore, "append", append)
+        with pytest.raises(Killed):
+            run(tiny_model("llava"), task, tmp_path / "run", FAMILIES)
+    before = len(answers(tmp_path / "run"))
+    result = run(tiny_model("llava"), task, tmp_path / "run", FAMILIES)
+    assert 0 < before < len(answers(tmp_path / "run"))
+    assert result.table.without_times() == Table.read(whole).without_times()
+
+
+def test_finished_run_computes_nothing(
+    tiny_model: Tiny, task: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adapter, "answer", lambda *a, **k: pytest.fail("computed again"))
+    again = run(tiny_model("llava"), task, whole, FAMILIES)
+    assert again.table.without_times() == Table.read(whole).without_times()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_batch_size_changes_nothing(
+    batch_size: int, tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path
+) -> None:
+    run(tiny_model("llava"), task, tmp_path / "run", FAMILIES, batch_size)
+    assert_same_but_ties(whole, tmp_path / "run")
+
+
+def test_out_of_memory_halves_and_gives_the_same(
+    tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    real = Adapter.answer
+
+    def starved(self: Adapter, rows: list[object], *rest: object) -> object:
+        tried.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, rows, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Adapter, "answer", starved)
+    run(tiny_model("llava"), task, tmp_path / "run", FAMILIES)
+    assert max(tried) == 4
+    assert tried.count(4) == 1  # later batches start from what fitted
+    assert_same_but_ties(whole, tmp_path / "run")
+
+
+def test_out_of_memory_at_one_row_is_an_error_record(
+    tiny_model: Tiny, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(*_: object) -> object:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Adapter, "answer", starved)
+    result = run(tiny_model("llava"), task, tmp_path / "run", "shift(dx=2)", repeats=0)
+    assert result.table.status == "partial"
+    assert {r.state for r in answers(tmp_path / "run").values()} == {State.ERROR}
+    assert all("out of memory" in r.detail for r in answers(tmp_path / "run").values())
+
+
+def test_a_broken_program_is_no_error_record(
+    tiny_model: Tiny, task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> object:
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr(Adapter, "answer", broken)
+    with pytest.raises(ValueError, match="shapes"):
+        run(tiny_model("llava"), task, tmp_path / "run", "shift(dx=2)", repeats=0)
+
+
+def test_bad_items_become_errors_and_are_mended_on_resume(tiny_model: Tiny, tmp_path: Path) -> None:
+    def rows(folder: Path) -> Path:
+        write_task(folder, images=2, per_image=1)
+        good = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+        bad = [
+            {"id": "corrupt", "image": "corrupt.png", "question": "what is it ?", "answer": "yes"},
+            {"id": "missing", "image": "missing.png", "question": "what is it ?", "answer": "yes"},
+            {"id": "empty", "image": "0.png", "question": " ", "answer": "yes"},
+            {"id": "long", "image": "0.png", "question": "what " * 9000, "answer": "yes"},
+        ]
+        return write_rows(folder, good[:1] + bad + good[1:])
+
+    spec = rows(tmp_path / "bad")
+    (spec.parent / "images" / "corrupt.png").write_bytes(picture(7).tobytes()[:50])
+    first = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2),shift(dy=2)")
+    assert first.table.status == "partial"
+    states = {
+        item: r.state for (_, item, condition), r in answers(first.folder).items() if condition == "clean"
+    }
+    assert {item for item, state in states.items() if state is State.ERROR} == {
+        "corrupt",
+        "missing",
+        "empty",
+        "long",
+    }
+    assert all("\n" not in r.detail for r in answers(first.folder).values())
+
+    for name in ("corrupt", "missing"):
+        picture(7).save(spec.parent / "images" / f"{name}.png")
+    mended = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2),shift(dy=2)")
+    spec = rows(tmp_path / "good")
+    for name in ("corrupt", "missing"):
+        picture(7).save(spec.parent / "images" / f"{name}.png")
+    never_bad = run(tiny_model("llava"), spec, tmp_path / "other", "shift(dx=2),shift(dy=2)")
+    assert mended.table.without_times() == never_bad.table.without_times()
+    assert mended.table.status == "partial"  # the empty and the over-long question remain
+
+
+def test_another_run_in_the_folder_is_refused(tiny_model: Tiny, task: Path, whole: Path) -> None:
+    before = (whole / "manifest.json").read_bytes()
+    with pytest.raises(UsageError, match=r"holds a different run \(differs in: tasks\)"):
+        run(tiny_model("llava"), task, whole, "shift(dx=3)")
+    with pytest.raises(UsageError, match="seed"):
+        run(tiny_model("llava"), task, whole, FAMILIES, seed=1)
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "internvl", "smolvlm", "gemma3"])
+def test_own_data_on_every_kind_of_family(family: str, tiny_model: Tiny, task: Path, tmp_path: Path) -> None:
+    result = run(tiny_model(family), task, tmp_path / "run", "shift(dx=0),shift(dx=2),pad(n=4)")
+    assert result.table.status == "complete"
+    records = answers(result.folder)
+    for (_, item, condition), record in records.items():
+        assert record.state in {State.PARSED, State.EMPTY, State.UNPARSED}
+        assert record.visual_tokens
+        if condition in {"shift", "repeat(index=1)"}:  # the identity went the full way, in another row
+            clean = records[("own", item, "clean")]
+            assert record.raw == clean.raw or record.tie or clean.tie
+            assert record.pixels_hash == clean.pixels_hash
+
+
+def test_perturbed_pixels_differ_and_displacement_is_told(whole: Path) -> None:
+    records = answers(whole)
+    clean, moved = records[("own", "0-0", "clean")], records[("own", "0-0", "shift(dx=2)")]
+    assert moved.source_hash == clean.source_hash == clean.pixels_hash != moved.pixels_hash
+    assert moved.displacement is not None
+    assert moved.displacement[0] == pytest.approx(
+        2 * moved.input_size[0][1] / 48
+    )  # shortest edge 48 source px
+    assert len({r.key for r in records.values()}) == len(records)
+
+
+def command(model: Path, task: Path, out: Path) -> list[str]:
+    options = ["--model", str(model), "--task", str(task), "--out", str(out), "--perturb", FAMILIES]
+    return ["vlmbench", "perturb", *options, "--repeats", "1", "--batch-size", "4", "--device", "cpu"]
+
+
+def test_kill_9_and_two_processes(tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path) -> None:
+    """The real thing: SIGKILL in the middle, then two processes under torchrun go on in the same folder."""
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-m", *command(tiny_model("llava"), task, out)])
+    deadline = time.monotonic() + 120
+    while not list(out.glob("records/*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *command(tiny_model("llava"), task, out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "records" / "rank-1.jsonl").stat().st_size > 0
+    assert json.loads((out / "manifest.json").read_text())["plan"]["processes"] == 2
+    assert_same_but_ties(whole, out)
