@@ -10,6 +10,7 @@ import pytest
 
 # before torch is imported: the models are tiny, so threads cost more than they bring; nothing needs a network
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -1,0 +1,58 @@
+"""Can a vision-language model be trusted, and made cheaper? The same things as the commands, from Python.
+
+Everything is imported when it is first used: `import vlmbench` alone is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmbench._version import __version__
+
+if TYPE_CHECKING:
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.schema import Table
+
+__all__ = ["Table", "__version__", "load", "run"]
+
+
+def load(name: str = "demo", **options: Any) -> Adapter:
+    """The adapter of a model: alias, hub id or folder. `options` are those of `models.loading.load_model`:
+    dtype, device, device_map, attn. Raises UsageError in one line."""
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.models.loading import load_model
+
+    return Adapter(load_model(name, **options))
+
+
+def run(
+    model: str = "demo",
+    task: str = "demo",
+    conditions: Sequence[str] = (),
+    out: str | Path | None = None,
+    **options: Any,
+) -> Table:
+    """`vlmbench perturb` from Python: conditions such as `shift(dx=2)`, none for the benign suite.
+
+    `options` are the fields of `experiments.options.RunOptions`: limit, seed, batch_size, dtype, device..
+    """
+    from vlmbench.experiments.options import RunOptions
+    from vlmbench.experiments.perturb import PerturbOptions
+    from vlmbench.experiments.perturb import run as perturb
+
+    given = RunOptions(model=model, tasks=task, out=Path(out) if out is not None else None, **options)
+    return perturb(given, PerturbOptions(families=",".join(conditions) or None)).table
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Table":
+        from vlmbench.schema import Table
+
+        return Table
+    if name in {"perturb", "tasks"}:
+        importlib.import_module("vlmbench.tasks.scorers")
+        return importlib.import_module(f"vlmbench.{name}")
+    raise AttributeError(f"module 'vlmbench' has no attribute {name!r}")

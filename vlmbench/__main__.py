@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Waiting threads that spin take the core from the one they wait for: on a machine that does anything else
+# besides, a run was ten times slower and more. Has to be said before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def main() -> None:

@@ -28,6 +28,9 @@ def pack_indices(indices: Sequence[int]) -> str | list[int]:
 
 
 def unpack_indices(packed: str | Sequence[int]) -> list[int]:
+    """The inverse. Raises ValueError on text that pack_indices did not write."""
+    if isinstance(packed, str) and not set(packed) <= _VALUE.keys():
+        raise ValueError("not a packed column")
     return [_VALUE[char] for char in packed] if isinstance(packed, str) else list(packed)
 
 
@@ -44,7 +47,8 @@ def _pair(value: float | None) -> str:
     elif value < _LOW:
         level = 1
     else:
-        level = 2 + min(_LEVELS - 1, round(math.log10(value / _LOW) * _STEPS_PER_DECADE))
+        decades = math.log10(min(value, 1e3) / _LOW)  # infinite where a single token is allowed
+        level = 2 + min(_LEVELS - 1, round(decades * _STEPS_PER_DECADE))
     return DIGITS[level // _BASE] + DIGITS[level % _BASE]
 
 

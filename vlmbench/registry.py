@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from vlmbench.conditions import Part, Value, label_for, parse_spec, show_value
@@ -74,7 +76,7 @@ class Param:
                 if float(value) != int(float(value)):
                     raise UsageError(wanted)
                 return int(float(value))
-            return float(value)
+            return float(value) + 0.0  # -0.0 becomes 0.0: one condition, one description
         except (TypeError, ValueError, OverflowError):
             raise UsageError(wanted) from None
 
@@ -171,14 +173,18 @@ class Registry:
         self._entries[entry.name] = entry
 
     def expand(self, spec: str, suites: tuple[str, ...] = ("benign",)) -> list[Part]:
-        """A bare name stands for its grid in `suites`; with parameters it is that one part."""
+        """A bare name stands for its grid in `suites`; with parameters it is that one part.
+
+        An entry without any of the suites was still asked for by name: it gives its benign grid, else its
+        first suite, never all of them (stress is run only where it is asked for).
+        """
         name, given = parse_spec(spec)
         entry = self.get(name)
         if given:
             return [entry.part(**given)]
         grid = [params for suite in suites for params in entry.suites.get(suite, ())]
         if not grid:
-            grid = [params for suite in entry.suites.values() for params in suite] or [{}]
+            grid = list(entry.suites.get("benign") or next(iter(entry.suites.values()), ()) or ({},))
         return [entry.part(**params) for params in grid]
 
     def suite(self, *suites: str) -> list[Part]:
@@ -189,3 +195,17 @@ class Registry:
             for suite in suites
             for params in entry.suites.get(suite, ())
         ]
+
+
+def include_file(path: Path) -> None:
+    """Runs a user's Python file, which adds its own entries: `IMAGES.add(Entry("mine", Mine, "a line"))`.
+
+    Raises UsageError, one line with the file and what it says.
+    """
+    spec = importlib.util.spec_from_file_location(f"vlmbench_included_{path.stem}", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UsageError(f"--include {path}: no such Python file")
+    try:
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    except Exception as error:
+        raise UsageError(f"--include {path}: {type(error).__name__}: {error}") from error

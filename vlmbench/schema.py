@@ -10,7 +10,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from vlmbench import packing
 
@@ -73,21 +81,49 @@ class Record(Schema):
     batch: str = Field("", description="the batch of the plan that computed it")
 
 
+def _six_digits(figure: float | None) -> float | None:
+    return None if figure is None else float(f"{figure:.6g}")
+
+
+Figure = Annotated[float | None, PlainSerializer(_six_digits, when_used="json")]
+"""Six significant digits in a file: more would be noise, and a third of its size beside the packed columns."""
+
+
 class Estimate(Schema):
     """A figure with its uncertainty. `low` and `high` are the 95 % interval, clustered."""
 
-    value: float | None
-    se: float | None = None
-    low: float | None = None
-    high: float | None = None
+    value: Figure
+    se: Figure = None
+    low: Figure = None
+    high: Figure = None
     n: int = 0
+
+
+def _distinct(packed: str | list[int]) -> str | list[int]:
+    return "".join(set(packed)) if isinstance(packed, str) else list(set(packed))
+
+
+def _check_packed(packed: str | list[int]) -> str | list[int]:
+    packing.unpack_indices(_distinct(packed))
+    return packed
+
+
+Packed = Annotated[str | list[int], AfterValidator(_check_packed)]
+"""Indices as packing.py writes them."""
 
 
 class Column(Schema):
     """A column of few distinct values: `values[index[i]]`, the index packed as text (see packing.py)."""
 
     values: list[Any]
-    index: str | list[int]
+    index: Packed
+
+    @model_validator(mode="after")
+    def _places_exist(self) -> Column:
+        places = set(packing.unpack_indices(_distinct(self.index)))
+        if places and not (min(places) >= 0 and max(places) < len(self.values)):
+            raise ValueError(f"index points outside the {len(self.values)} values")
+        return self
 
     @classmethod
     def of(cls, column: list[Any]) -> Column:
@@ -125,7 +161,7 @@ class Cell(Schema):
     metrics: dict[str, Estimate]
     score: Column
     state: Column
-    answer: list[int] | str = Field(
+    answer: Packed = Field(
         description="1 + place of the answer in the task's `answers` of that item, 0 for none; packed"
     )
     min_margin: Margins

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -49,14 +49,24 @@ def _read(path: Path, kind: type[M], what: str) -> M:
         raise UsageError(f"{path}: no such {what}; is the run finished?") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as a {what}: {error}") from None
+    strange: list[float] = []
+
+    def not_json(name: str) -> float:
+        strange.append(float(name))
+        return strange[-1]
+
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=not_json)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}") from None
     if not isinstance(data, dict):
         raise UsageError(f"{path}: is no {what}: the top level is not an object")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if strange:
+        raise UsageError(f"{path}: {_place_of(strange[0], data)}: must be finite: got {strange[0]}")
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if not isinstance(version, int) or version < 1:
+        raise UsageError(f"{path}: schema_version: must be a whole number above 0: got {version!r}")
+    if version > SCHEMA_VERSION:
         raise UsageError(
             f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this vlmbench "
             "reads: upgrade vlmbench"
@@ -68,13 +78,28 @@ def _read(path: Path, kind: type[M], what: str) -> M:
         raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
+def _place_of(wanted: float, data: Any) -> str:
+    """The dotted path of the value that IS `wanted`; empty where there is none."""
+    pairs = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in pairs:
+        if value is wanted:
+            return str(key)
+        if deeper := _place_of(wanted, value):
+            return f"{key}.{deeper}"
+    return ""
+
+
+def _compact(row: Any) -> str:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+
+
 def dump_table(table: Table) -> str:
     """JSON with one cell, summary or task per line: short diffs, small file."""
     data = json.loads(table.model_dump_json())
     lines = []
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            rows = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in value)
+            rows = ",\n".join(f"  {_compact(row)}" for row in value)
             lines.append(f" {json.dumps(key)}: [\n{rows}\n ]")
         else:
             lines.append(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmbench._version import __version__
-from vlmbench.cli import listing, perturb, showing
+from vlmbench.cli import comparing, listing, perturb, showing
 from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("perturb")(perturb.perturb)
+app.command("compare")(comparing.compare_tables)
 app.command("show")(showing.show)
 app.command("list")(listing.list_things)
 
@@ -72,7 +73,7 @@ def _explain(error: Any, arguments: list[str], commands: list[str]) -> str:
     possible = getattr(error, "possibilities", None)
     if possible:
         return f"no such option {error.option_name}: did you mean {possible[0]}?"
-    message = str(error.format_message())
+    message = str(error.format_message()).replace("Value error, ", "")
     if message.startswith("No such command") and arguments:
         return f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], commands)}"
     return message[:1].lower() + message[1:].rstrip(".")

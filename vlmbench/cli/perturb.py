@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,7 +13,8 @@ Suite = Annotated[
     str | None,
     typer.Option(
         "--suite",
-        help="benign, stress, null or all; benign unless families are named.",
+        help="Image perturbations: benign (the default), stress, null, all or none. Beside --perturb: which "
+        "grid of the families.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -20,7 +22,8 @@ Families = Annotated[
     str | None,
     typer.Option(
         "--perturb",
-        help="Families, each with its grid or parameters: `shift,pad(n=8),case`; see `list perturbations`.",
+        help="Only these families, in place of the suites, each with its grid or parameters: "
+        "`shift,pad(n=8),case`; see `list perturbations`.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -28,7 +31,8 @@ Rewrite = Annotated[
     str | None,
     typer.Option(
         "--rewrite",
-        help="Question perturbations: rules, templates or none, comma-separated.",
+        help="Question perturbations: rules, templates or none, comma-separated. Both are the default beside "
+        "the suites benign and all; `--suite none --rewrite rules` changes questions alone.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -99,8 +103,11 @@ def perturb(
         include=tuple(given["include"] or ()),
         out=given["out"],
         show_progress=not json,
+        arguments=tuple(sys.argv[1:]),
     )
+    from vlmbench.cli.quiet import quiet_libraries
     from vlmbench.experiments.perturb import PerturbOptions, run
+    from vlmbench.registry import include_file
     from vlmbench.report.printing import print_result
 
     plan = PerturbOptions(
@@ -110,5 +117,7 @@ def perturb(
         repeats=given["repeats"],
         space=given["space"],
     )
-    result = run(run_options, plan)
-    return print_result(result, as_json=json)
+    for path in run_options.include:
+        include_file(path)
+    quiet_libraries()
+    return print_result(run(run_options, plan), as_json=json)

@@ -20,14 +20,19 @@ from vlmbench.registry import Entry
 if TYPE_CHECKING:
     from vlmbench.experiments.session import Result
 
-SUITES = ("benign", "stress", "null", "all")
+SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
 SPACES = ("source", "model")
 
 
 @dataclass(frozen=True)
 class PerturbOptions:
-    """Which perturbations. None means: not said on the command line."""
+    """Which perturbations. None means: not said on the command line.
+
+    `suite` chooses the image axis (default benign), `rewrite` the question axis (default rules and templates
+    beside the suites benign and all); neither touches the other. `families` name families of both axes in
+    place of the suites: `suite` then says which of their grids, and only a `rewrite` that is given is added.
+    """
 
     suite: str | None = None
     families: str | None = None
@@ -40,9 +45,23 @@ class PerturbOptions:
             raise unknown("suite", self.suite, SUITES)
         if self.space not in SPACES:
             raise unknown("space", self.space, SPACES)
-        for name in split_list(self.rewrite or ""):
+        rewrites = _names(self.rewrite, "--rewrite") or []
+        for name in rewrites:
             if name not in REWRITES:
                 raise unknown("rewrite", name, REWRITES)
+        if "none" in rewrites and len(rewrites) > 1:
+            raise UsageError(f"--rewrite {self.rewrite}: none goes with no other")
+        _names(self.families, "--perturb")
+
+
+def _names(text: str | None, option: str) -> list[str] | None:
+    """The names in a list; None where the option was not given. An empty list is an error."""
+    if text is None:
+        return None
+    names = split_list(text)
+    if not names:
+        raise UsageError(f"{option} names nothing: got {text!r}")
+    return names
 
 
 def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[Variation]:
@@ -62,14 +81,15 @@ def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[V
 
 
 def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part], list[Part]]:
-    suite = options.suite or (None if options.families or options.rewrite else "benign")
-    rewrites = split_list(options.rewrite) if options.rewrite else []
+    suite = options.suite or "benign"
+    families = _names(options.families, "--perturb")
+    rewrites = _names(options.rewrite, "--rewrite")
     images: list[Part] = []
     questions: list[Part] = []
-    for spec in split_list(options.families or ""):
+    for spec in families or []:
         name, given = parse_spec(spec)
         if name in IMAGES:
-            images += IMAGES.expand(spec, _image_suites(suite or "benign"))
+            images += IMAGES.expand(spec, _image_suites(suite))
         elif name in QUESTIONS:
             grid = (
                 list(_phrasing_parts(phrasings))
@@ -80,14 +100,14 @@ def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part
         else:
             known = [*IMAGES.names, *QUESTIONS.names]
             raise UsageError(f"unknown perturbation {name!r}{did_you_mean(name, known)}")
-    if suite and not options.families:
+    if families is None:
         images += IMAGES.suite(*_image_suites(suite))
-        if not options.rewrite and suite in {"benign", "all"}:
+        if rewrites is None and suite in {"benign", "all"}:
             rewrites = ["rules", "templates"]
-    if "none" not in rewrites:
-        questions += QUESTIONS.suite(*rewrites)
-        if "templates" in rewrites:
-            questions += _phrasing_parts(phrasings)
+    rewrites = rewrites or []
+    questions += QUESTIONS.suite(*rewrites)
+    if "templates" in rewrites:
+        questions += _phrasing_parts(phrasings)
     return images, questions
 
 
@@ -104,8 +124,12 @@ def _variation(condition: Condition, axis: str, part: Part, entry: Entry) -> Var
 
 
 def _strength(part: Part, entry: Entry) -> str:
-    """What orders the conditions of a family: the largest of its strength parameters, without sign."""
-    values = [part.parameters[p.name] for p in entry.params if p.strength]
+    """What orders the conditions of a family: the largest of its strength parameters, without sign; the
+    other parameters where those are all at their defaults, as in a shift by a patch."""
+    strengths = [p for p in entry.params if p.strength]
+    if strengths and part.label != part.name and all(part.parameters[p.name] == p.default for p in strengths):
+        return part.label.removeprefix(part.name).strip("()")
+    values = [part.parameters[p.name] for p in strengths]
     numbers = [abs(v) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if numbers:
         return show_value(max(numbers))

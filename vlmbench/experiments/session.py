@@ -21,7 +21,7 @@ from vlmbench.items import Item
 from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
-from vlmbench.schema import Column, Manifest, State, Table, TaskBlock
+from vlmbench.schema import Column, Manifest, Record, State, Table, TaskBlock
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_tasks
 from vlmbench.tasks.scorers import get as get_scorer
@@ -39,7 +39,8 @@ class Result:
 
     folder: Path
     table: Table
-    notes: tuple[str, ...] = ()
+    main: bool = True
+    """False in the processes that only help; the first one prints."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Session:
     def __init__(self, options: RunOptions) -> None:
         self.options = options
         self.tasks = load_tasks([name for name in options.tasks.split(",") if name.strip()])
+        if not self.tasks:
+            raise UsageError(f"--task names nothing: got {options.tasks!r}")
         self.scorers: Mapping[str, Scorer] = {
             task.name: get_scorer(task.spec.scorer, **task.spec.scorer_params) for task in self.tasks
         }
@@ -100,7 +103,7 @@ class Session:
         table = build_table(manifest, plans, folder, self.notes)
         if self.ranks.main:
             table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
-        return Result(folder, table, tuple(self.notes))
+        return Result(folder, table, self.ranks.main)
 
     def _identity(self, experiment: str, plans: Sequence[TaskPlan], space: str) -> dict[str, Any]:
         loaded = self.adapter.loaded
@@ -110,7 +113,7 @@ class Session:
             "model": loaded.id,
             "revision": loaded.revision,
             "dtype": str(loaded.model.dtype).removeprefix("torch."),
-            "attention": loaded.model.config._attn_implementation,
+            "attention": loaded.attention,
             "tasks": [
                 {
                     "name": p.task.name,
@@ -157,6 +160,23 @@ def _planned_batch_size(folder: Path) -> int | None:
     return table_io.read_manifest(path).plan.get("batch_size") if path.exists() else None
 
 
+def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
+    """Which families left items out, and why: a denominator must never shrink in silence."""
+    reasons: dict[tuple[str, str], int] = {}
+    totals: dict[str, int] = {}
+    for variation in plan.variations:
+        for item in plan.items:
+            record = records.get((item.id, variation.condition.id))
+            totals[variation.family] = totals.get(variation.family, 0) + 1
+            if record is not None and record.state in {State.SKIPPED, State.NOT_APPLICABLE}:
+                why = "may change the right answer" if record.state is State.SKIPPED else record.detail
+                reasons[variation.family, why] = reasons.get((variation.family, why), 0) + 1
+    return [
+        f"{plan.task.name}: {family}: {count} of {totals[family]} left out: {why}"
+        for (family, why), count in reasons.items()
+    ]
+
+
 def build_table(
     manifest: Manifest, plans: Sequence[TaskPlan], folder: Path, notes: Sequence[str] = ()
 ) -> Table:
@@ -176,6 +196,7 @@ def build_table(
             remarks.append(
                 f"{task.name}: {len(failed)} of {len(wanted)} requests failed, first {failed[0][0]}: {reason}"
             )
+        remarks += _left_out(plan, mine)
         if plan.limit is not None:
             remarks.append(f"{task.name}: limited to {len(plan.items)} of {task.n_total} items")
         block = TaskBlock(

@@ -18,7 +18,7 @@ from vlmbench.errors import ItemError, UsageError
 from vlmbench.models import decoding, features
 from vlmbench.models.decoding import Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures
-from vlmbench.models.geometry import Size, input_sizes, pixels_per_patch, resized_size
+from vlmbench.models.geometry import Size, input_sizes, keeps_shape, pixels_per_patch, resized_size
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left, split_inputs
 from vlmbench.models.replay import SeenImages
 
@@ -58,6 +58,11 @@ class Adapter:
         return str(self.tokenizer.convert_ids_to_tokens(self.image_token_id))
 
     @cached_property
+    def _image_mark(self) -> str:
+        """What a prompt holds in place of an image; Gemma 3 has a token of its own for that."""
+        return str(getattr(self.processor, "boi_token", None) or self.image_token)
+
+    @cached_property
     def pad_id(self) -> int:
         """The pad token, else an end token: padding is masked, so any valid id serves."""
         for token in (self.tokenizer.pad_token_id, self.model.generation_config.eos_token_id, 0):
@@ -80,10 +85,11 @@ class Adapter:
         """The prompt as the checkpoint's chat template writes it. Raises ItemError for unusable text."""
         if not text.strip():
             raise ItemError("empty question")
-        if self.image_token in text:
-            raise ItemError(f"the question contains the image token {self.image_token!r}")
+        for token in (self.image_token, self._image_mark):
+            if token in text:
+                raise ItemError(f"the question contains the image token {token!r}")
         if getattr(self.processor, "chat_template", None) is None:
-            return self.image_token * n_images + "\n" + text
+            return _plain_prompt(self.loaded.family, self._image_mark, n_images, text)
         content = [*({"type": "image"} for _ in range(n_images)), {"type": "text", "text": text}]
         return str(
             self.processor.apply_chat_template(
@@ -153,10 +159,11 @@ class Adapter:
     def resized(self, source: Size) -> Size | None:
         """Pixels to which the processor brings an image of `source` size; None where it makes tiles."""
         if source not in self._resized:
-            images = self.processor.image_processor
-            batch = dict(images(images=[Image.new("RGB", source)], return_tensors="pt"))
-            grid = "image_grid_thw" in batch
-            self._resized[source] = resized_size(images, source, input_sizes(batch, self.model.config), grid)
+            # through the whole processor: some tell their image processor to tile or not to
+            row = self.prepare(self.render("?", 1), [Image.new("RGB", source, "white")], 0)
+            self._resized[source] = resized_size(
+                self.processor.image_processor, source, row.input_size, keeps_shape(row.vision)
+            )
         return self._resized[source]
 
     @cached_property
@@ -167,6 +174,8 @@ class Adapter:
         """Source pixels under one patch where that is a whole number: a shift by it moves whole patches."""
         resized = self.resized(source)
         patch = getattr(getattr(self.model.config, "vision_config", None), "patch_size", None)
+        if isinstance(patch, (list, tuple)) and len(set(patch)) == 1:
+            patch = patch[0]
         if resized is None or not isinstance(patch, int):
             return None
         return pixels_per_patch(source, resized, patch)
@@ -190,6 +199,13 @@ class Adapter:
             key: value.to(self.device, dtype if value.is_floating_point() else None)
             for key, value in tensors.items()
         }
+
+
+def _plain_prompt(family: str, image_mark: str, n_images: int, text: str) -> str:
+    """For checkpoints without a chat template: the images, then the text."""
+    # PaliGemma's processor itself puts BOS after the images and a line break after the text
+    between = "" if family == "paligemma" else "\n"
+    return image_mark * n_images + between * bool(n_images) + text
 
 
 def _one_line(error: Exception) -> str:

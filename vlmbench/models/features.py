@@ -35,6 +35,8 @@ class EncoderOutput:
     kind: type
     as_tensor: bool
     """One tensor [1, total, d] (True) or a list with a tensor per request."""
+    deepstack_as_tensor: bool = True
+    """A layer's deepstack features are one tensor [total, d] (True) or a list with a tensor per request."""
 
 
 def _flatten(pooled: Any) -> Tensor:
@@ -58,12 +60,15 @@ def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> E
     output = encoder(**{key: value for key, value in vision.items() if key in wanted}, return_dict=True)
     pooled = output.pooler_output
     rows = torch.split(_flatten(pooled), list(counts))
-    deep = [
-        torch.split(_flatten(layer), list(counts))
-        for layer in getattr(output, "deepstack_features", None) or ()
-    ]
+    layers = getattr(output, "deepstack_features", None) or ()
+    deep = [torch.split(_flatten(layer), list(counts)) for layer in layers]
     features = tuple(ImageFeatures(rows[i], tuple(layer[i] for layer in deep)) for i in range(len(counts)))
-    return EncoderOutput(features, type(output), isinstance(pooled, Tensor))
+    return EncoderOutput(
+        features,
+        type(output),
+        as_tensor=isinstance(pooled, Tensor),
+        deepstack_as_tensor=all(isinstance(layer, Tensor) for layer in layers),
+    )
 
 
 def for_requests(encoded: EncoderOutput, order: Sequence[ImageFeatures]) -> Any:
@@ -72,5 +77,7 @@ def for_requests(encoded: EncoderOutput, order: Sequence[ImageFeatures]) -> Any:
     pooled: Any = torch.cat(rows)[None] if encoded.as_tensor else rows
     if not any(features.deepstack for features in order):
         return encoded.kind(pooler_output=pooled)
-    layers = zip(*(features.deepstack for features in order), strict=True)
-    return encoded.kind(pooler_output=pooled, deepstack_features=[torch.cat(layer) for layer in layers])
+    layers: list[Any] = [*zip(*(features.deepstack for features in order), strict=True)]
+    if encoded.deepstack_as_tensor:
+        layers = [torch.cat(layer) for layer in layers]
+    return encoded.kind(pooler_output=pooled, deepstack_features=layers)

@@ -19,22 +19,32 @@ def input_sizes(vision: Mapping[str, Tensor], config: Any) -> tuple[Size, ...]:
     if grid is not None:
         patch = int(config.vision_config.patch_size)
         return tuple((int(w) * patch, int(h) * patch) for _, h, w in grid.tolist())
-    tiles = 1
-    for count in pixels.shape[:-3]:
-        tiles *= count
-    return ((int(pixels.shape[-1]), int(pixels.shape[-2])),) * tiles
+    if keeps_shape(vision):
+        return tuple((int(w), int(h)) for h, w in vision["image_sizes"].tolist())
+    tiles = pixels.reshape(-1, *pixels.shape[-3:])
+    # images cut into fewer tiles than their neighbours are filled up with zeros, which the models drop
+    count = int(tiles.flatten(1).any(dim=1).sum()) if pixels.ndim > 4 else len(tiles)
+    return ((int(pixels.shape[-1]), int(pixels.shape[-2])),) * count
 
 
-def resized_size(image_processor: Any, source: Size, inputs: tuple[Size, ...], grid: bool) -> Size | None:
+def keeps_shape(vision: Mapping[str, Tensor]) -> bool:
+    """Whether each image enters the encoder whole and in its own shape: Qwen's grids, Pixtral's sizes."""
+    if "image_grid_thw" in vision:
+        return True
+    # tiling families also tell `image_sizes`, those of the source; their pixels have a dimension for tiles
+    return "image_sizes" in vision and vision["pixel_values"].ndim == 4
+
+
+def resized_size(image_processor: Any, source: Size, inputs: tuple[Size, ...], whole: bool) -> Size | None:
     """The size to which one source image is resized before any crop; None where it is cut into tiles.
 
-    `inputs` are the sizes that entered the encoder; `grid` says that they are the resized image itself.
+    `inputs` are the sizes that entered the encoder; `whole` says that they are the resized image itself.
     """
     if len(inputs) != 1:
         return None
     size = dict(getattr(image_processor, "size", None) or {})
     width, height = source
-    if grid:
+    if whole:
         return inputs[0]
     if size.get("height") and size.get("width"):
         return int(size["width"]), int(size["height"])

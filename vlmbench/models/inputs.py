@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 SEQUENCE_KEYS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-"""Processor outputs of shape [1, tokens]; everything else belongs to the images."""
+"""Processor outputs of shape [1, tokens]; everything else but `UNUSED` belongs to the images."""
+
+UNUSED = frozenset({"labels"})
+"""What some processors add for training; `generate` would compute a loss with it."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,24 @@ class RowInputs:
 
 def split_inputs(batch: Mapping[str, object]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A processor's output for ONE row -> (sequence tensors, vision tensors)."""
-    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in batch.items() if isinstance(value, Tensor) and key not in UNUSED}
     sequence = {key: tensors.pop(key) for key in SEQUENCE_KEYS if key in tensors}
     return sequence, tensors
 
 
 def pad_left(rows: Sequence[RowInputs], length: int, pad_id: int) -> dict[str, Tensor]:
-    """[B, length] per sequence key; padding on the left, where decoding expects it."""
+    """[B, length] per sequence key; padding on the left, where decoding expects it.
+
+    Rows without images may lack the token types that mark images in other rows: theirs are all 0, text.
+    """
     padded: dict[str, Tensor] = {}
-    for key in rows[0].sequence:
+    for key in dict.fromkeys(key for row in rows for key in row.sequence):
         value = pad_id if key == "input_ids" else 0
+        tensors = [row.sequence.get(key, torch.zeros_like(row.sequence["input_ids"])) for row in rows]
         padded[key] = torch.cat(
             [
-                torch.nn.functional.pad(row.sequence[key], (length - row.length, 0), value=value)
-                for row in rows
+                torch.nn.functional.pad(tensor, (length - tensor.shape[1], 0), value=value)
+                for tensor in tensors
             ]
         )
     return padded

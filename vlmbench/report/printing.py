@@ -69,7 +69,9 @@ def print_table(table: Table, form: str) -> int:
 
 
 def print_result(result: Result, as_json: bool) -> int:
-    """The end of a run: its table, and where it lies."""
+    """The end of a run: its table, and where it lies; the exit code is that of the table's status."""
+    if not result.main:
+        return ExitCode.PARTIAL if result.table.status == "partial" else ExitCode.OK
     code = print_table(result.table, "json" if as_json else "table")
     if not as_json:
         print(f"table: {result.folder / 'table.json'}", file=sys.stderr)

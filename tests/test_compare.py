@@ -1,0 +1,521 @@
+"""`vlmbench compare`: planted losses are caught, noise is not, and what cannot be compared is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlmbench.cli.app import run
+from vlmbench.compare import Outcome, Verdict, compare, paired_test, parse_fail_on
+from vlmbench.errors import NotComparableError, UsageError
+from vlmbench.metrics.significance import holm, mcnemar, sign_flip
+from vlmbench.packing import pack_indices
+from vlmbench.schema import Cell, Column, State, Table, TaskBlock
+from vlmbench.table_io import dump_table
+
+WORDS = ["red", "blue", "green", "grey"]
+
+
+def shift(dx: float, version: int = 1) -> dict[str, Any]:
+    return {"image": {"name": "shift", "version": version, "params": {"dx": dx}}}
+
+
+def make_cell(
+    condition: str,
+    parts: dict[str, Any],
+    answer: Sequence[int],
+    score: Sequence[float | None] | None = None,
+    state: Sequence[str] | None = None,
+    reference: str | None = None,
+) -> Cell:
+    """answer: 0 red (right), 1 blue, .. ; -1 none."""
+    n = len(answer)
+    states = list(state or ["PARSED"] * n)
+    scores = list(score) if score is not None else [float(a == 0) for a in answer]
+    return Cell(
+        task="demo",
+        condition=condition,
+        parts=parts,
+        reference=reference,
+        n=n,
+        n_expected=n,
+        states={State(s): states.count(s) for s in set(states)},
+        metrics={},
+        score=Column.of(scores),
+        state=Column.of(states),
+        answer=pack_indices([int(a) + 1 for a in answer]),
+        min_margin=[None] * n,
+    )
+
+
+def make_table(cells: Sequence[Cell], clusters: Sequence[str] | None = None, **block: Any) -> Table:
+    items = block.pop("items", None) or [f"i{k}" for k in range(cells[0].n_expected)]
+    n = len(items)
+    fields: dict[str, Any] = {
+        "task": "demo",
+        "version": 1,
+        "data_hash": "d0",
+        "scorer": "exact",
+        "n_total": n,
+        "items": items,
+        "clusters": list(clusters or items),
+        "digests": [f"digest of {item}" for item in items],
+        "categories": Column.of([""] * n),
+        "strata": Column.of([""] * n),
+        "answers": [WORDS] * n,
+    }
+    return Table(
+        experiment="perturb",
+        status="complete",
+        identity={"model": "m", "dtype": "float32", "attention": "sdpa", "space": "source"},
+        tasks=[TaskBlock(**fields | block)],
+        cells=list(cells),
+        environment={"packages": {"torch": "2.9"}, "hardware": {"cpu": "x"}},
+    )
+
+
+def clean_table(answer: Sequence[int], **rest: Any) -> Table:
+    return make_table([make_cell("clean", {}, answer)], **rest)
+
+
+def two_cells(clean: Sequence[int], moved: Sequence[int], **rest: Any) -> Table:
+    return make_table(
+        [
+            make_cell("clean", {}, clean),
+            make_cell("shift(dx=2)", shift(2), moved, reference="clean"),
+        ],
+        **rest,
+    )
+
+
+def row(verdict: Verdict, condition: str, metric: str) -> Any:
+    (found,) = (r for r in verdict.comparisons if (r.condition, r.metric) == (condition, metric))
+    return found
+
+
+def test_identical_tables_differ_in_nothing():
+    rng = np.random.default_rng(0)
+    table = two_cells(
+        rng.integers(0, 3, 60), rng.integers(0, 3, 60), clusters=[f"c{k // 3}" for k in range(60)]
+    )
+    verdict = compare(table, table)
+    assert verdict.ok
+    assert not verdict.warnings + verdict.only_base + verdict.only_candidate
+    assert {(r.condition, r.metric) for r in verdict.comparisons} == {
+        ("clean", "accuracy"),
+        ("shift(dx=2)", "accuracy"),
+        ("shift(dx=2)", "flip_rate"),
+    }
+    for r in verdict.comparisons:
+        assert (r.outcome, r.difference.value, r.p_holm, r.changed, r.worse) == (
+            Outcome.NO_DIFFERENCE,
+            0,
+            1,
+            0,
+            0,
+        )
+    assert verdict.changes == []
+
+
+def test_a_planted_loss_of_three_points_is_caught():
+    caught = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        base = (rng.random(2000) > 0.8).astype(int)
+        candidate = base.copy()
+        # 4 points lost, 1 point gained: a net loss of 3
+        candidate[rng.choice(np.flatnonzero(base == 0), 80, replace=False)] = 1
+        candidate[rng.choice(np.flatnonzero(base == 1), 20, replace=False)] = 0
+        clusters = [f"c{k // 2}" for k in range(2000)]
+        verdict = compare(clean_table(base, clusters=clusters), clean_table(candidate, clusters=clusters))
+        accuracy = row(verdict, "clean", "accuracy")
+        assert accuracy.difference.value == pytest.approx(-0.03)
+        assert accuracy.difference.low < -0.03 < accuracy.difference.high
+        caught += not verdict.ok
+    assert caught >= 18
+
+
+@pytest.mark.parametrize("per_cluster", [1, 3])
+def test_noise_alone_is_red_no_more_often_than_alpha(per_cluster):
+    rng = np.random.default_rng(per_cluster)
+    n, draws, alpha = 300, 100, 0.2
+    clusters = [f"c{k // per_cluster}" for k in range(n)]
+    red = 0
+    for _ in range(draws):
+        base = two_cells(*(rng.random((2, n)) < 0.3).astype(int), clusters=clusters)
+        # whole clusters change together, in both directions at equal rates
+        change = np.repeat(rng.random(n // per_cluster) < 0.1, per_cluster)
+        sides = []
+        for cell in base.cells:
+            answer = np.array([c - 1 for c in _codes(cell)])
+            fresh = np.repeat((rng.random(n // per_cluster) < 0.3).astype(int), per_cluster)
+            sides.append(np.where(change, fresh, answer))
+        # the base's changed clusters are redrawn too, so that both sides have the same law
+        firsts = []
+        for cell in base.cells:
+            answer = np.array([c - 1 for c in _codes(cell)])
+            fresh = np.repeat((rng.random(n // per_cluster) < 0.3).astype(int), per_cluster)
+            firsts.append(np.where(change, fresh, answer))
+        verdict = compare(
+            two_cells(*firsts, clusters=clusters), two_cells(*sides, clusters=clusters), alpha=alpha
+        )
+        red += not verdict.ok
+    assert red <= draws * alpha + 2.33 * math.sqrt(draws * alpha * (1 - alpha))
+
+
+def _codes(cell: Cell) -> list[int]:
+    from vlmbench.packing import unpack_indices
+
+    return unpack_indices(cell.answer)
+
+
+def test_paired_differences_equal_brute_force_from_the_decoded_arrays():
+    rng = np.random.default_rng(5)
+    n = 80
+    names = ["PARSED", "PARSED", "PARSED", "UNPARSED", "SKIPPED", "NOT_APPLICABLE"]
+    tables = []
+    for _ in range(2):
+        cells = []
+        for condition, parts, reference in (("clean", {}, None), ("shift(dx=2)", shift(2), "clean")):
+            state = [names[k] for k in rng.integers(0, 6, n)]
+            answer = [
+                int(a) if s == "PARSED" else -1 for a, s in zip(rng.integers(0, 3, n), state, strict=True)
+            ]
+            score = [
+                None if not State(s).counts else float(a == 0) for a, s in zip(answer, state, strict=True)
+            ]
+            cells.append(make_cell(condition, parts, answer, score, state, reference))
+        items = [f"i{k}" for k in rng.permutation(n)]
+        tables.append(make_table(cells, items=items, clusters=[item[:2] for item in items]))
+    verdict = compare(*tables)
+
+    def record(table: Table, item: str, column: int) -> tuple[str, float | None, str | None]:
+        place, cell = table.tasks[0].items.index(item), table.cells[column]
+        code = _codes(cell)[place]
+        return cell.state.decode()[place], cell.score.decode()[place], WORDS[code - 1] if code else None
+
+    def score(table: Table, item: str) -> float | None:
+        return record(table, item, 1)[1]
+
+    def flip(table: Table, item: str) -> float | None:
+        (state0, _, answer0), (state1, _, answer1) = record(table, item, 0), record(table, item, 1)
+        if not (State(state0).counts and State(state1).counts):
+            return None
+        return float(state0 == state1 == "PARSED" and answer0 != answer1)
+
+    figures: Mapping[str, Callable[[Table, str], float | None]] = {"accuracy": score, "flip_rate": flip}
+    for metric, figure in figures.items():
+        pairs = [(figure(tables[0], i), figure(tables[1], i)) for i in tables[0].tasks[0].items]
+        both = [(a, b) for a, b in pairs if a is not None and b is not None]
+        found = row(verdict, "shift(dx=2)", metric)
+        sign = 1 if metric == "accuracy" else -1
+        assert found.n == len(both)
+        assert found.base == pytest.approx(np.mean([a for a, _ in both]))
+        assert found.candidate == pytest.approx(np.mean([b for _, b in both]))
+        assert found.difference.value == pytest.approx(np.mean([b - a for a, b in both]))
+        assert found.worse == sum(sign * (b - a) < 0 for a, b in both)
+        assert found.better == sum(sign * (b - a) > 0 for a, b in both)
+        assert found.left_out == sum((a is None) != (b is None) for a, b in pairs)
+    kept = [
+        (record(tables[0], i, 1), record(tables[1], i, 1))
+        for i in tables[0].tasks[0].items
+        if score(tables[0], i) is not None and score(tables[1], i) is not None
+    ]
+    assert row(verdict, "shift(dx=2)", "accuracy").changed == sum(a != b for a, b in kept)
+    for change in row(verdict, "clean", "accuracy").changes:
+        for table, shown in zip(tables, (change.base, change.candidate), strict=True):
+            state, _, answer = record(table, change.item, 0)
+            assert shown == (answer or state)
+
+
+def test_the_law_of_sign_flips_is_mcnemar_for_single_items_and_the_listed_signs_for_clusters():
+    rng = np.random.default_rng(1)
+    for n, lost, gained in ((40, 9, 3), (40, 5, 5), (200, 30, 12)):
+        a, b = np.ones(n), np.ones(n)
+        b[:lost] = 0
+        a[lost : lost + gained] = 0
+        method, p = paired_test(a, b, np.arange(n))
+        assert (method, p) == (mcnemar(lost, gained).method, mcnemar(lost, gained).p)
+        # one cluster of two equal items takes the clustered way and adds nothing
+        a, b = np.append(a, [1, 1]), np.append(b, [1, 1])
+        assert paired_test(a, b, np.append(np.arange(n), [n, n]))[1] == pytest.approx(p, rel=1e-9)
+    for _ in range(10):
+        a, b = (rng.random((2, 40)) < 0.5).astype(float)
+        cluster = np.sort(rng.integers(0, 12, 40))
+        assert paired_test(a, b, cluster)[1] == pytest.approx(sign_flip(b - a, cluster).p, abs=1e-9)
+
+
+def test_soft_scores_are_tested_by_cluster():
+    rng = np.random.default_rng(2)
+    a = rng.choice([0, 0.3, 0.6, 1], 300)
+    b = np.clip(a - 0.3 * (rng.random(300) < 0.3) + 0.3 * (rng.random(300) < 0.15), 0, 1)
+    cluster = np.arange(300) // 2
+    method, p = paired_test(a, b, cluster)
+    drawn = sign_flip(b - a, cluster, draws=100_000).p
+    assert method == "sign-flip-normal"
+    assert p == pytest.approx(drawn, abs=0.004)
+    assert paired_test(a, np.full(300, np.nan), cluster) == ("", None)
+
+
+def test_holm_runs_over_the_gated_rows_only():
+    rng = np.random.default_rng(3)
+    clean = (rng.random(400) < 0.3).astype(int)
+    base = [make_cell("clean", {}, clean)]
+    candidate = [make_cell("clean", {}, clean)]
+    for dx in range(1, 9):
+        for side in (base, candidate):
+            answer = np.where(rng.random(400) < 0.1, rng.integers(0, 2, 400), clean)
+            side.append(make_cell(f"shift(dx={dx})", shift(dx), answer, reference="clean"))
+    verdict = compare(make_table(base), make_table(candidate), "accuracy:0")
+    for gated in (True, False):
+        rows = [r for r in verdict.comparisons if r.gated is gated]
+        assert {r.metric for r in rows} == {"accuracy" if gated else "flip_rate"}
+        np.testing.assert_allclose([r.p_holm for r in rows], holm([r.p for r in rows]))
+
+
+def test_margin_and_chance_must_both_be_exceeded():
+    base = np.zeros(1000, dtype=int)
+    worse = base.copy()
+    worse[:20] = 1
+    tables = clean_table(base), clean_table(worse)
+    assert not compare(*tables).ok
+    assert not compare(*tables, "accuracy:1.9%").ok
+    held = compare(*tables, "accuracy:2%")
+    assert (held.ok, held.comparisons[0].outcome) == (True, Outcome.WITHIN_MARGIN)
+    improved = compare(*reversed(tables))
+    assert (improved.ok, improved.comparisons[0].outcome) == (True, Outcome.IMPROVEMENT)
+    few = base.copy()
+    few[:4] = 1
+    assert compare(clean_table(base), clean_table(few)).comparisons[0].outcome is Outcome.NO_DIFFERENCE
+
+
+def test_flips_regress_without_any_loss_of_accuracy():
+    clean, moved = np.ones(500, dtype=int), np.ones(500, dtype=int)
+    restless = moved.copy()
+    restless[:40] = 2
+    verdict = compare(two_cells(clean, moved), two_cells(clean, restless))
+    assert [r.metric for r in verdict.rows(Outcome.REGRESSION)] == ["flip_rate"]
+    assert "flip_rate of demo under shift(dx=2) went from 0.0 to 8.0 %" in verdict.sentence
+    assert len(verdict.changes) == 10
+    assert (verdict.changes[0].base, verdict.changes[0].candidate) == ("blue → blue", "blue → green")
+
+
+def test_cells_match_on_parameters_and_versions_and_not_on_names():
+    answer = [0, 1] * 10
+    base = make_table(
+        [
+            make_cell("clean", {}, answer),
+            make_cell("old name", shift(2.0), answer, reference="clean"),
+            make_cell("shift(dx=4)", shift(4, version=1), answer, reference="clean"),
+        ]
+    )
+    candidate = make_table(
+        [
+            make_cell("shift(dx=4)", shift(4, version=2), answer, reference="clean"),
+            make_cell("shift(dx=2)", shift(2), answer, reference="shift(dx=4)"),
+            make_cell("clean", {}, answer),
+        ]
+    )
+    verdict = compare(base, candidate)
+    assert {(r.condition, r.metric) for r in verdict.comparisons} == {
+        ("clean", "accuracy"),
+        ("old name", "accuracy"),
+    }
+    assert verdict.only_base == ("demo · old name · flip_rate against clean", "demo · shift(dx=4)")
+    assert verdict.only_candidate == (
+        "demo · shift(dx=4)",
+        "demo · shift(dx=2) · flip_rate against shift(dx=4)",
+    )
+
+
+ANSWER = [0, 1, 0, 0, 1, 0]
+OTHER_ITEMS = [f"i{k}" for k in range(2, 8)]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (clean_table(ANSWER, version=2), "other version: 1 in base, 2 in candidate"),
+        (clean_table(ANSWER, data_hash="d1"), "other data hash: d0 in base, d1 in candidate"),
+        (clean_table(ANSWER, scorer="vqa"), "other scorer"),
+        (clean_table(ANSWER, items=OTHER_ITEMS), "6 in base, 6 in candidate, 4 in common; --common"),
+        (clean_table(ANSWER, digests=["x"] * 6), "6 of 6 common items have another question"),
+        (clean_table(ANSWER, task="other"), "no task in common: base has demo, candidate other"),
+        (clean_table(ANSWER).model_copy(update={"status": "partial"}), "partial run: candidate"),
+        (make_table([make_cell("s", shift(1), ANSWER)]), "no condition in common"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(other, message):
+    with pytest.raises(NotComparableError, match=message) as refused:
+        compare(clean_table(ANSWER), other)
+    assert refused.value.exit_code == 4
+
+
+def test_refusals_can_be_lifted_where_that_makes_sense():
+    table = clean_table(ANSWER)
+    partial = table.model_copy(update={"status": "partial"})
+    assert compare(table, partial, allow_partial=True).ok
+    verdict = compare(table, clean_table(ANSWER, items=OTHER_ITEMS), common=True)
+    assert verdict.items == {"demo": 4}
+    # item i2 is third in the base and first in the candidate
+    changed = row(verdict, "clean", "accuracy")
+    assert (changed.n, changed.worse, changed.better) == (4, 2, 1)
+    with pytest.raises(NotComparableError, match="no item in common"):
+        compare(table, clean_table(ANSWER, items=[f"j{k}" for k in range(6)]), common=True)
+    with pytest.raises(NotComparableError, match="--space"):
+        compare(two_cells(ANSWER, ANSWER), _with(two_cells(ANSWER, ANSWER), space="model"))
+    with pytest.raises(NotComparableError, match="no cell in common has flip_rate"):
+        compare(table, table, "flip_rate:1%")
+
+
+def test_an_item_that_failed_everywhere_on_one_side_is_left_out_of_a_partial_comparison():
+    state = ["ERROR"] + ["PARSED"] * 5
+    cell = make_cell("clean", {}, [-1, *ANSWER[1:]], [None] + [float(a == 0) for a in ANSWER[1:]], state)
+    broken = make_table([cell], digests=["no pixels"] + [f"digest of i{k}" for k in range(1, 6)])
+    partial = broken.model_copy(update={"status": "partial"})
+    verdict = compare(clean_table(ANSWER), partial, allow_partial=True)
+    assert row(verdict, "clean", "accuracy").n == 5
+    assert "leave out items that count on one side only" in " ".join(verdict.warnings)
+
+
+def _with(table: Table, **identity: Any) -> Table:
+    return table.model_copy(update={"identity": table.identity | identity})
+
+
+def test_what_may_explain_a_difference_is_warned_of():
+    table = clean_table(ANSWER)
+    other = _with(table, dtype="bfloat16", attention="eager").model_copy(
+        update={"environment": {"packages": {"torch": "2.13"}, "hardware": {"cpu": "x", "gpu": ["H200"]}}}
+    )
+    verdict = compare(table, other)
+    assert verdict.ok
+    assert verdict.warnings == (
+        "dtype differs: float32 and bfloat16",
+        "attention differs: sdpa and eager",
+        "packages differ: torch 2.9 and 2.13",
+        "hardware differ: gpu none and ['H200']",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("accuracy:x", "expected METRIC:MARGIN"),
+        ("acuracy:1%", "did you mean 'accuracy'"),
+        ("accuracy:1", "must be in"),
+        ("accuracy:-1%", "must be in"),
+        ("accuracy:nan", "must be in"),
+        ("accuracy:1%,accuracy:2%", "twice"),
+        ("", "names no metric"),
+    ],
+)
+def test_margins_that_make_no_sense(text, message):
+    with pytest.raises(UsageError, match=message):
+        compare(clean_table(ANSWER), clean_table(ANSWER), text)
+
+
+def test_margins_in_percent_and_as_shares():
+    assert parse_fail_on("accuracy:1%, flip_rate:0.005") == {"accuracy": 0.01, "flip_rate": 0.005}
+    assert parse_fail_on("accuracy") == {"accuracy": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"answer": "99"}, "expected 6 entries, got 2"),
+        ({"answer": "é11111"}, "damaged column"),
+        ({"answer": "999999"}, "damaged column"),
+        ({"score": Column(values=["good"], index="000000")}, "damaged column"),
+        ({"state": Column(values=["FINE"], index="000000")}, "damaged column"),
+        ({"score": Column.model_construct(values=[1.0], index="000001")}, "damaged column"),
+        ({"tie": [17]}, "damaged column"),
+        ({"answer": "000000"}, "answer is -1 in a PARSED record"),
+    ],
+)
+def test_a_damaged_table_is_a_usage_error(update, message):
+    table = clean_table(ANSWER)
+    damaged = table.model_copy(update={"cells": [table.cells[0].model_copy(update=update)]})
+    with pytest.raises(UsageError, match=message):
+        compare(table, damaged)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[[str, Table], str]:
+    def write(name: str, table: Table) -> str:
+        path = tmp_path / name
+        path.write_text(dump_table(table), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_exit_codes(files, capsys, monkeypatch, tmp_path):
+    good, bad = np.zeros(300, dtype=int), np.array([1] * 30 + [0] * 270)
+    base, worse = files("a.json", two_cells(good, good)), files("b.json", two_cells(good, bad))
+    assert run(["compare", base, base]) == 0
+    assert "no regression in 3 paired tests" in capsys.readouterr().out
+    assert run(["compare", base, worse]) == 1
+    out = capsys.readouterr().out
+    assert "regression: " in out
+    assert "-10.0" in out
+    assert run(["compare", worse, base]) == 0
+    assert "Improvement: 2" in capsys.readouterr().out
+    assert run(["compare", base, worse, "--fail-on", "accuracy:15%"]) == 0
+    assert run(["compare", base, worse, "--alpha", "2"]) == 2
+    assert run(["compare", base, str(tmp_path / "none.json")]) == 2
+    assert run(["compare", base, worse, "--format", "xml"]) == 2
+    other = files("c.json", two_cells(good, bad, version=3))
+    capsys.readouterr()
+    assert run(["compare", base, other]) == 4
+    assert capsys.readouterr().err == "vlmbench: demo: other version: 1 in base, 3 in candidate\n"
+
+    def crash(*_: Any, **__: Any) -> Verdict:
+        raise RuntimeError("planted")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vlmbench.metrics.outcomes.Outcomes.__post_init__", crash)
+    assert run(["compare", base, base]) == 70
+
+
+def test_json_and_markdown(files, capsys):
+    good, bad = np.zeros(300, dtype=int), np.array([1] * 30 + [0] * 270)
+    base = files("a.json", two_cells(good, good))
+    hostile = two_cells(good, bad, answers=[["red", "<b>|`@all`"]] * 300)
+    worse = files("b.json", hostile)
+    assert run(["compare", base, worse, "--format", "json"]) == 1
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["verdict"] == "regression"
+    assert found["sentence"] in captured.err
+    assert [r["outcome"] for r in found["comparisons"]].count("regression") == 2
+    assert found["comparisons"][0]["difference"]["value"] == 0
+    assert len(found["changes"]) == 10
+    assert run(["compare", base, worse, "--format", "md"]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("### vlmbench compare · REGRESSION")
+    assert "<b>" not in text
+    assert "@all" not in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith("| shift")}
+    assert widths == {9}
+
+
+def test_importing_and_comparing_needs_no_heavy_package_and_the_module_can_be_called(files):
+    path = files("a.json", clean_table(ANSWER))
+    code = (
+        "import sys, vlmbench.compare\n"
+        "from vlmbench.schema import Table\n"
+        f"table = Table.read({path!r})\n"
+        "assert vlmbench.compare(table, table, fail_on='accuracy:1%').ok\n"
+        "from vlmbench.cli.app import run\n"
+        f"assert run(['compare', {path!r}, {path!r}]) == 0\n"
+        "assert not {'torch', 'transformers', 'datasets'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
