@@ -2,9 +2,11 @@
 
 python scripts/bench_engine.py [--items N] [--conditions LIST] [--batch-size B] [--repeats R] [--json]
 
-Each loop does what one would write by hand: load an image once, perturb it with Pillow for each request, call
-the processor on text and image, `model.generate`, decode. The engine also hashes, scores and stores. All three
-are timed in turn, several times, in one process; their answers must be the same.
+Each loop does what one would write by hand: load an image once, perturb it with Pillow for each request,
+call the processor on text and image, `model.generate`, decode. The engine also hashes, scores and stores. All
+three are timed in turn, several times, in one process; their answers must be the same. On a machine that is
+busy with other things use `--threads 1` and look at the CPU time: threads that wait for each other's core
+make wall times worthless.
 """
 
 from __future__ import annotations
@@ -211,11 +213,13 @@ def main() -> None:
     bench.stages.clear()
 
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    cpu: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(args.repeats):
         for name, work in contenders.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             work()
             elapsed = time.perf_counter() - start
+            cpu[name].append(time.process_time() - cpu_start)
             seconds[name].append(bench.stages[-1]["wall"] if name == "engine" else elapsed)
     result = {
         "machine": describe_hardware(),
@@ -232,6 +236,9 @@ def main() -> None:
             name: _spread([loop / own for loop, own in zip(all_, seconds["engine"], strict=True)])
             for name, all_ in seconds.items()
             if name != "engine"
+        },
+        "cpu_ms_per_request": {
+            name: _spread([1e3 * s / len(ours) for s in all_]) for name, all_ in cpu.items()
         },
         "engine_seconds": {
             stage: round(statistics.median(run[stage] for run in bench.stages), 3)
@@ -269,6 +276,13 @@ def _told(result: dict[str, Any]) -> str:
             else ""
         )
         lines.append(f"  {name:<15}{rate['median']:8.1f} ({rate['min']:.1f} - {rate['max']:.1f}){told}")
+    lines += ["", "CPU milliseconds per request, all threads"]
+    least = result["cpu_ms_per_request"]["engine"]["median"]
+    lines += [
+        f"  {name:<15}{used['median']:8.1f} ({used['min']:.1f} - {used['max']:.1f})"
+        + (f"   {used['median'] / least:.2f} times the engine's" if name != "engine" else "")
+        for name, used in result["cpu_ms_per_request"].items()
+    ]
     stages = result["engine_seconds"]
     lines += ["", "the engine's time, seconds (prepare runs in a thread beside the rest)"]
     lines += [

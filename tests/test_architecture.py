@@ -158,11 +158,13 @@ def test_a_library_import_is_cheap_too() -> None:
 
 
 def asserts_something(function: ast.AST) -> bool:
-    """An assert, `pytest.raises`/`fail`, or a call of a helper that is named after checking."""
+    """An assert, `pytest.raises`, a child process whose failure counts, or a helper named after checking."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
         if isinstance(node, ast.Call):
+            if any(k.arg == "check" and ast.unparse(k.value) == "True" for k in node.keywords):
+                return True
             name = ast.unparse(node.func).rsplit(".", 1)[-1]
             if name in {"raises", "fail", "warns"} or name.startswith(
                 ("assert_", "check", "expect", "same", "refused")

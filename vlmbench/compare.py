@@ -201,9 +201,11 @@ def compare(
     rows: list[Comparison] = []
     alone: tuple[list[str], list[str]] = ([], [])
     items: dict[str, int] = {}
+    clusters: dict[str, int] = {}
     for task in tasks:
         pair = _Pair.of(base, candidate, blocks[0][task], blocks[1][task], common)
         items[task] = len(pair.items)
+        clusters[task] = len(np.unique(pair.sides[0].outcomes.cluster))
         rows += pair.compare(margins)
         for side in (0, 1):
             alone[side].extend(pair.unmatched(side))
@@ -222,6 +224,7 @@ def compare(
             f"{sum(row.left_out > 0 for row in rows)} rows leave out items that count on one side only, "
             f"up to {most.left_out} ({most.task} · {most.condition})"
         )
+    warnings += _powerless(rows, clusters, alpha)
     return Verdict(
         base=names[0],
         candidate=names[1],
@@ -551,6 +554,17 @@ def _refuse_other_task(one: TaskBlock, two: TaskBlock) -> None:
     ):
         if here != there:
             raise NotComparableError(f"{one.task}: other {what}: {here} in base, {there} in candidate")
+
+
+def _powerless(rows: Sequence[Comparison], clusters: Mapping[str, int], alpha: float) -> Iterator[str]:
+    """A gate that no loss can turn red must say so: g clusters have no p below 2^(1 - g)."""
+    tests = sum(row.gated and row.p is not None for row in rows)
+    for task, groups in clusters.items():
+        if tests * 2.0 ** (1 - groups) > alpha:
+            yield (
+                f"{task}: {groups} clusters are too few for {tests} tests: not even the loss of every item "
+                "would be beyond chance; compare more items or fewer conditions"
+            )
 
 
 def _warnings(base: Table, candidate: Table) -> list[str]:

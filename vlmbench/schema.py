@@ -86,7 +86,7 @@ def _six_digits(figure: float | None) -> float | None:
 
 
 Figure = Annotated[float | None, PlainSerializer(_six_digits, when_used="json")]
-"""Six significant digits in a file: more would be noise, and a third of its size beside the packed columns."""
+"""Six significant digits in a file: more would be noise and cost a third of its size."""
 
 
 class Estimate(Schema):

@@ -49,6 +49,8 @@ def run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments or ["--help"], prog_name="vlmbench", standalone_mode=False)
+        if code == ExitCode.INTERRUPTED:  # typer's own word for Ctrl-C, which it says without a word
+            raise KeyboardInterrupt
         return int(code or ExitCode.OK)
     except VlmbenchError as error:
         return _complain(str(error), error.exit_code)
@@ -58,6 +60,8 @@ def run(arguments: list[str]) -> int:
         return _complain("interrupted; the same command goes on where it stopped", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         return ExitCode.OK
+    except SystemExit as error:  # typer ends with 1, our word for a regression, where `| head` has had enough
+        return ExitCode.OK if isinstance(error.__context__, BrokenPipeError) else _crash(error)
     except Exception as error:
         return _crash(error)
 
@@ -85,7 +89,7 @@ def _complain(message: str, code: int) -> int:
     return int(code)
 
 
-def _crash(error: Exception) -> int:
+def _crash(error: BaseException) -> int:
     """The traceback goes to the run's log, or to a file beside the user; the terminal gets one line."""
     folder = getattr(error, "run_folder", None)
     path = Path(folder or ".") / ("log.txt" if folder else "vlmbench-crash.txt")

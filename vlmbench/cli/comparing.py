@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 FORMS = ("table", "md", "json")
 SHOWN = 10
 """Rows of one outcome that are shown, twice as many regressions; JSON has all."""
+
+_FIGURES = re.compile(r"[-+.,%\[\]\de ]*")
+# GitHub resolves mentions and issue numbers after the entities, so those need a break in the word
+_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "\\`*[]<>|&"} | {ord(c): f"{c}\u200b" for c in "@#"}
 
 GATE = "Gate"
 TABLES = "Tables"
@@ -183,8 +188,6 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Answers come from a model and its data: nothing in them may become markup of a comment."""
+    """Answers come from a model and its data: nothing in them may become markup, a link or a mention."""
     text = " ".join(text.split())
-    for char in "\\`*_[]<>|@#":
-        text = text.replace(char, f"&#{ord(char)};")
-    return text
+    return text if _FIGURES.fullmatch(text) else text.translate(_ESCAPES)

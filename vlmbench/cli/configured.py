@@ -28,7 +28,7 @@ def merged(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
         if source is not None and source.name == "COMMANDLINE":
             continue
         try:
-            values[name] = parameters[name].type_cast_value(ctx, _plain(value))
+            values[name] = parameters[name].process_value(ctx, _plain(value))
         except typer.BadParameter as error:
             raise UsageError(f"{config}: {key}: {error.format_message()}") from None
     return values

@@ -41,8 +41,12 @@ def _models() -> None:
 
     _print(
         ("alias", "checkpoint", "family", "size", "licence"),
-        [(a.name, a.hub, a.family, str(a.size), a.licence) for a in MODELS.values()],
+        [(a.name, a.hub or "(packaged)", a.family, _size(a.size), a.licence) for a in MODELS.values()],
     )
+
+
+def _size(parameters: int | None) -> str:
+    return "" if parameters is None else f"{parameters / 1e9:.1f} B"
 
 
 def _tasks() -> None:
@@ -84,7 +88,7 @@ def _print(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for i, name in enumerate(columns):
-        grid.add_column(name, overflow="fold", no_wrap=i == 0)
+        grid.add_column(name, overflow="fold", no_wrap=i == 0 or name == "checkpoint")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     Console().print(grid)

@@ -102,7 +102,7 @@ def perturb(
         attn=given["attn"],
         include=tuple(given["include"] or ()),
         out=given["out"],
-        show_progress=not json,
+        show_progress=not given["json"],
         arguments=tuple(sys.argv[1:]),
     )
     from vlmbench.cli.quiet import quiet_libraries
@@ -120,4 +120,4 @@ def perturb(
     for path in run_options.include:
         include_file(path)
     quiet_libraries()
-    return print_result(run(run_options, plan), as_json=json)
+    return print_result(run(run_options, plan), as_json=given["json"])

@@ -92,5 +92,10 @@ def open_run(folder: Path, manifest: Manifest) -> None:
         raise UsageError(f"--out {folder} is a file; choose another --out")
     elif folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no run; choose another --out")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {folder} cannot be created ({error.strerror}); choose another --out"
+        ) from None
     write_text_atomically(path, manifest.model_dump_json(indent=1) + "\n")

@@ -57,7 +57,22 @@ def _head(table: Table) -> Section:
             f"task {block.task} v{block.version} · {n}{limit} items on {len(set(block.clusters))} images · "
             f"{len(cells)} conditions"
         )
+    lines += _times(table)
     return Section(f"vlmbench {table.experiment} · {table.status}", tuple(lines))
+
+
+def _times(table: Table) -> Iterator[str]:
+    """Where the time went, per request; absent in tables that carry no times."""
+    totals: dict[str, float] = {}
+    requests = 0
+    for cell in table.cells:
+        count = cell.n if cell.timing else 0
+        requests += count
+        for stage, value in cell.timing.items():
+            totals[stage] = totals.get(stage, 0.0) + value * count
+    if requests:
+        stages = " · ".join(f"{s.removesuffix('_ms')} {total / requests:.1f}" for s, total in totals.items())
+        yield f"milliseconds per request: {stages} (preparing runs beside the model)"
 
 
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
