@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -162,18 +163,19 @@ def _planned_batch_size(folder: Path) -> int | None:
 
 def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
     """Which families left items out, and why: a denominator must never shrink in silence."""
-    reasons: dict[tuple[str, str], int] = {}
-    totals: dict[str, int] = {}
+    reasons: dict[str, Counter[str]] = {}
+    totals: Counter[str] = Counter()
     for variation in plan.variations:
+        totals[variation.family] += len(plan.items)
         for item in plan.items:
             record = records.get((item.id, variation.condition.id))
-            totals[variation.family] = totals.get(variation.family, 0) + 1
             if record is not None and record.state in {State.SKIPPED, State.NOT_APPLICABLE}:
                 why = "may change the right answer" if record.state is State.SKIPPED else record.detail
-                reasons[variation.family, why] = reasons.get((variation.family, why), 0) + 1
+                reasons.setdefault(variation.family, Counter())[why] += 1
     return [
-        f"{plan.task.name}: {family}: {count} of {totals[family]} left out: {why}"
-        for (family, why), count in reasons.items()
+        f"{plan.task.name}: {family}: {whys.total()} of {totals[family]} left out: "
+        + "; ".join(f"{why} ({count})" for why, count in whys.most_common())
+        for family, whys in reasons.items()
     ]
 
 
