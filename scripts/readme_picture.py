@@ -49,7 +49,7 @@ def draw(table: Table, target: Path) -> None:
     )
     figure = plt.figure(figsize=(11, 5.2), dpi=110)
     grid = figure.add_gridspec(
-        2, 4, width_ratios=[1, 1, 0.28, 2.3], height_ratios=[1.12, 1], wspace=0.08, hspace=0.42
+        2, 4, width_ratios=[1, 1, 0.46, 2.2], height_ratios=[1.12, 1], wspace=0.08, hspace=0.42
     )
     example(table, figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1]))
     curve(table, figure.add_subplot(grid[1, :2]))
@@ -105,6 +105,7 @@ def curve(table: Table, axis: plt.Axes) -> None:
         lw=0,
     )
     axis.plot(xs, [100 * (r.value or 0) for r in rates], "o-", color=BLUE, ms=4)
+    axis.set_xticks(xs)
     axis.set_xlabel("shift, pixels of the 432-pixel source", fontsize=9)
     axis.set_ylabel("answers changed, %", fontsize=9)
     axis.set_ylim(bottom=0)

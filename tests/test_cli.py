@@ -202,11 +202,11 @@ def test_the_file_reaches_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(perturb, "run", record)
     (folder / "options.yaml").write_text(
-        "model: folder\nlimit: all\nrewrite: rules\nrepeats: 1\njson: true\n"
+        "model: folder/of/nothing\nlimit: all\nrewrite: rules\nrepeats: 1\njson: true\n"
     )
-    assert run(["perturb", "--config", "options.yaml", "--model", "typed", "--out", "there"]) == 2
+    assert run(["perturb", "--config", "options.yaml", "--model", "owner/typed", "--out", "there"]) == 2
     ((options, plan),) = seen
-    assert (options.model, options.limit, options.out) == ("typed", "all", Path("there"))
+    assert (options.model, options.limit, options.out) == ("owner/typed", "all", Path("there"))
     assert (plan.rewrite, plan.repeats, plan.suite) == ("rules", 1, None)
     assert options.show_progress is False
 

@@ -312,7 +312,8 @@ def test_suite_chooses_the_images_and_rewrite_the_questions(
     found = variations(PerturbOptions(**options, repeats=2), PHRASINGS)
     count = {axis: sum(v.axis == axis for v in found) for axis in ("clean", "repeat", "image", "question")}
     expected = size(QUESTIONS, *questions) + len(PHRASINGS) * ("templates" in questions)
-    assert count == {"clean": 1, "repeat": 2, "image": size(IMAGES, *images), "question": expected}
+    wanted = size(IMAGES, *images) + ("benign" in images)  # the shift by one patch of the model
+    assert count == {"clean": 1, "repeat": 2, "image": wanted, "question": expected}
     assert found[0].condition is CLEAN
     assert len({v.condition.id for v in found}) == len(found)
     assert all(v.reference == "clean" for v in found[1:])

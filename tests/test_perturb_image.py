@@ -108,6 +108,8 @@ def extremes(entry: Entry) -> list[dict[str, Any]]:
     """Each parameter at each end of its range, each choice, and the grid."""
     ends: list[dict[str, Any]] = [dict(params) for suite in entry.suites.values() for params in suite]
     for param in entry.params:
+        if param.name == "patches":
+            continue  # only the engine knows a model's patches
         values = [*param.choices, *(v for v in (param.low, param.high) if v is not None)]
         ends += [{param.name: value} for value in values]
     return ends

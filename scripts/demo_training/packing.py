@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from demo_training.export import ANSWER, EOS, PAD, UNK, WORD
+from demo_training.export import ANSWER, PAD, UNK, WORD
 from vlmbench.demo.phrasings import CANONICAL, EXTRA_WORDS, FRAMES, TEMPLATES, held_out, language
 from vlmbench.demo.questions import candidates_of, draw, spell
 from vlmbench.demo.scenes import SIZE, Scene
@@ -189,15 +189,3 @@ def packed_language_model(language_model: nn.Module) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
-
-
-__all__ = [
-    "EOS",
-    "KIND_WEIGHTS",
-    "Packed",
-    "Questions",
-    "Segment",
-    "pack",
-    "packed_language_model",
-    "question_mask",
-]

@@ -46,7 +46,9 @@ def _models() -> None:
 
 
 def _size(parameters: int | None) -> str:
-    return "" if parameters is None else f"{parameters / 1e9:.1f} B"
+    if parameters is None:
+        return ""
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e8 else f"{parameters / 1e6:.1f} M"
 
 
 def _tasks() -> None:

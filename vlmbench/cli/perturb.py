@@ -106,7 +106,7 @@ def perturb(
         arguments=tuple(sys.argv[1:]),
     )
     from vlmbench.cli.quiet import quiet_libraries
-    from vlmbench.experiments.perturb import PerturbOptions, run
+    from vlmbench.experiments.perturb import PerturbOptions, check_names, run
     from vlmbench.registry import include_file
     from vlmbench.report.printing import print_result
 
@@ -119,5 +119,6 @@ def perturb(
     )
     for path in run_options.include:
         include_file(path)
+    check_names(run_options, plan)
     quiet_libraries()
     return print_result(run(run_options, plan), as_json=given["json"])

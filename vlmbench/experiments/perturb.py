@@ -13,9 +13,11 @@ from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, 
 from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.experiments.options import RunOptions
 from vlmbench.metrics.tabulate import Variation
+from vlmbench.models.aliases import resolve
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
 from vlmbench.registry import Entry
+from vlmbench.tasks.load import find_spec
 
 if TYPE_CHECKING:
     from vlmbench.experiments.session import Result
@@ -75,6 +77,8 @@ def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[V
         Variation(Condition(repeat=i), "repeat", "repeat", str(i), "clean")
         for i in range(1, options.repeats + 1)
     ]
+    if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
+        images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
     found += [_variation(Condition(image=p), "image", p, IMAGES.get(p.name)) for p in images]
     found += [_variation(Condition(question=p), "question", p, QUESTIONS.get(p.name)) for p in questions]
     return list({v.condition.id: v for v in found}.values())
@@ -136,9 +140,18 @@ def _strength(part: Part, entry: Entry) -> str:
     return ",".join(show_value(v) for v in values)
 
 
+def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
+    """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
+    variations(perturb)
+    for name in options.tasks.split(","):
+        if name.strip():
+            find_spec(name.strip())
+    resolve(options.model)
+
+
 def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     """The whole experiment."""
-    variations(perturb)  # a misspelt name is told before anything heavy is loaded
+    check_names(options, perturb)
     from vlmbench.experiments.session import Session, TaskPlan
 
     session = Session(options)

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from vlmbench.errors import UsageError, did_you_mean
 
 DEMO = Path(__file__).resolve().parent.parent / "demo" / "model"
-"""The folder of the embedded model."""
+"""The folder of the embedded model; `demo-half` lies beside it."""
 
 
 @dataclass(frozen=True)
 class Alias:
-    """One short name. `hub` is empty for the embedded model; `size` counts parameters."""
+    """One short name. `hub` is empty for embedded models; `size` counts parameters."""
 
     name: str
     hub: str
@@ -27,7 +27,10 @@ class Alias:
 
 
 _ALIASES = (
-    Alias("demo", "", "llava", "Apache-2.0", None, "embedded; trained on rendered scenes; needs no network"),
+    Alias(
+        "demo", "", "llava", "Apache-2.0", 2_096_224, "embedded; trained on rendered scenes; needs no network"
+    ),
+    Alias("demo-half", "", "llava", "Apache-2.0", 970_000, "embedded; the same at half the size"),
     Alias("llava", "llava-hf/llava-1.5-7b-hf", "llava", "Llama 2", 7_063_000_000),
     Alias("llava-13b", "llava-hf/llava-1.5-13b-hf", "llava", "Llama 2", 13_351_000_000),
     Alias("llava-next", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", "Apache-2.0", 7_567_000_000),
@@ -83,7 +86,8 @@ def resolve(name: str) -> str:
     """
     alias = MODELS.get(name.lower())
     if alias is not None:
-        return alias.hub or str(_model_folder(DEMO, "the embedded model of this installation"))
+        folder = DEMO.with_name(alias.name.replace("demo", "model"))
+        return alias.hub or str(_model_folder(folder, "an embedded model of this installation"))
     path = Path(name).expanduser()
     if path.is_dir():
         return str(_model_folder(path, name))
