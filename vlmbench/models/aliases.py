@@ -30,7 +30,7 @@ _ALIASES = (
     Alias(
         "demo", "", "llava", "Apache-2.0", 2_096_224, "embedded; trained on rendered scenes; needs no network"
     ),
-    Alias("demo-half", "", "llava", "Apache-2.0", 970_000, "embedded; the same at half the size"),
+    Alias("demo-half", "", "llava", "Apache-2.0", 973_056, "embedded; the same at half the size"),
     Alias("llava", "llava-hf/llava-1.5-7b-hf", "llava", "Llama 2", 7_063_000_000),
     Alias("llava-13b", "llava-hf/llava-1.5-13b-hf", "llava", "Llama 2", 13_351_000_000),
     Alias("llava-next", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", "Apache-2.0", 7_567_000_000),
