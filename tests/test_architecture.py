@@ -25,7 +25,7 @@ FLOORS = (
     {"roi"},
     {"demo"},
     {"engine"},
-    {"experiments", "compare", "report"},
+    {"experiments", "comparison", "report"},
     {"cli"},
     {"__init__", "__main__"},
 )

@@ -310,10 +310,13 @@ def test_suite_chooses_the_images_and_rewrite_the_questions(
     options: dict[str, str], images: tuple[str, ...], questions: tuple[str, ...]
 ) -> None:
     found = variations(PerturbOptions(**options, repeats=2), PHRASINGS)
-    count = {axis: sum(v.axis == axis for v in found) for axis in ("clean", "repeat", "image", "question")}
+    count = {
+        axis: sum(v.axis == axis for v in found) for axis in ("clean", "repeat", "null", "image", "question")
+    }
     expected = size(QUESTIONS, *questions) + len(PHRASINGS) * ("templates" in questions)
-    wanted = size(IMAGES, *images) + ("benign" in images)  # the shift by one patch of the model
-    assert count == {"clean": 1, "repeat": 2, "image": wanted, "question": expected}
+    null = size(IMAGES, "null") * ("null" in images)
+    wanted = size(IMAGES, *images) - null + ("benign" in images)  # the shift by one patch of the model
+    assert count == {"clean": 1, "repeat": 2, "null": null, "image": wanted, "question": expected}
     assert found[0].condition is CLEAN
     assert len({v.condition.id for v in found}) == len(found)
     assert all(v.reference == "clean" for v in found[1:])

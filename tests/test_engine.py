@@ -244,3 +244,63 @@ def test_kill_9_and_two_processes(tiny_model: Tiny, task: Path, whole: Path, tmp
     assert (out / "records" / "rank-1.jsonl").stat().st_size > 0
     assert json.loads((out / "manifest.json").read_text())["plan"]["processes"] == 2
     assert_same_but_ties(whole, out)
+
+
+def test_pictures_overwritten_between_sessions_are_computed_again(
+    tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(self: RecordStore, records: Iterable[Record]) -> None:
+        real(self, records)
+        raise Killed
+
+    real = RecordStore.append
+    spec = write_task(tmp_path / "task", images=2, per_image=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordStore, "append", append)
+        with pytest.raises(Killed):
+            run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2),pad(n=4)")
+    kept = (spec.parent / "images" / "1.png").read_bytes()
+    for name in ("0.png", "1.png"):
+        picture(9).save(spec.parent / "images" / name)
+    (spec.parent / "images" / "1.png").write_bytes(kept)  # written anew with the same pixels
+    mended = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2),pad(n=4)")
+    fresh = run(tiny_model("llava"), spec, tmp_path / "other", "shift(dx=2),pad(n=4)")
+    assert mended.table.without_times() == fresh.table.without_times()
+    picture(5).save(spec.parent / "images" / "1.png")
+    again = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2),pad(n=4)")  # a finished run, too
+    assert again.table.tasks[0].digests[0] == mended.table.tasks[0].digests[0]
+    assert again.table.tasks[0].digests[1] != mended.table.tasks[0].digests[1]
+
+
+def test_items_without_answers_have_flips_and_no_score(tiny_model: Tiny, tmp_path: Path) -> None:
+    spec = write_task(tmp_path, images=2, per_image=1)
+    rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    rows[0]["answer"] = None
+    result = run(tiny_model("llava"), write_rows(tmp_path, rows), tmp_path / "run", "shift(dx=2)")
+    assert spec.exists()
+    assert result.table.status == "complete"
+    clean, moved = (
+        next(c for c in result.table.cells if c.condition == name) for name in ("clean", "shift(dx=2)")
+    )
+    assert clean.metrics["accuracy"].n == 1
+    assert moved.metrics["flip_rate"].n == 2
+
+
+def test_a_resumed_partial_run_does_not_repeat_its_failures(tiny_model: Tiny, tmp_path: Path) -> None:
+    write_task(tmp_path, images=1, per_image=1)
+    rows = [json.loads((tmp_path / "data.jsonl").read_text())]
+    rows += [{"id": "blank", "image": "0.png", "question": "", "answer": "yes"}]
+    spec = write_rows(tmp_path, rows)
+    first = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2)")
+    size = (first.folder / "records" / "rank-0.jsonl").stat().st_size
+    run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2)")
+    assert (first.folder / "records" / "rank-0.jsonl").stat().st_size == size
+    assert any("empty question (items blank)" in note for note in first.table.notes)
+
+
+def test_null_variants_stand_beside_the_floor(
+    whole: Path, tiny_model: Tiny, task: Path, tmp_path: Path
+) -> None:
+    table = run(tiny_model("llava"), task, tmp_path / "run", "lsb(share=1),shift(dx=2)").table
+    pairs = {s.group["axis"]: s.counts["pairs"] for s in table.summaries if s.group.keys() == {"axis"}}
+    assert pairs == {"repeat": 6, "all": 6, "null": 6, "image": 6}

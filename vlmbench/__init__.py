@@ -6,17 +6,18 @@ Everything is imported when it is first used: `import vlmbench` alone is cheap.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench._version import __version__
 
 if TYPE_CHECKING:
+    from vlmbench.comparison import Verdict
     from vlmbench.models.adapter import Adapter
     from vlmbench.schema import Table
 
-__all__ = ["Table", "__version__", "load", "run"]
+__all__ = ["Table", "__version__", "compare", "load", "run"]
 
 
 def load(name: str = "demo", **options: Any) -> Adapter:
@@ -45,6 +46,20 @@ def run(
 
     given = RunOptions(model=model, tasks=task, out=Path(out) if out is not None else None, **options)
     return perturb(given, PerturbOptions(families=",".join(conditions) or None)).table
+
+
+def compare(
+    base: Table, candidate: Table, fail_on: str | Mapping[str, float] | None = None, **options: Any
+) -> Verdict:
+    """`vlmbench compare` from Python: is the candidate less accurate or less stable than the base?
+
+    `fail_on` are margins, `accuracy:1%,flip_rate:0.5%` or shares by metric; `options` are those of
+    `comparison.gate.compare`: alpha, allow_partial, common, names. `.ok` of the verdict is False where
+    something regressed. Raises NotComparableError saying what differs.
+    """
+    from vlmbench.comparison import compare as compare_tables
+
+    return compare_tables(base, candidate, fail_on, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,11 @@ class Item:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
+    @property
+    def stamp(self) -> str:
+        """Changes when an image file is written anew; empty where sources have no such mark."""
+        return " ".join(getattr(source, "stamp", "") for source in self.images).strip()
+
     def letter(self, place: int) -> str:
         """The letter shown before the option at `place` (0-based)."""
         return chr(ord("A") + place)

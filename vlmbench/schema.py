@@ -74,6 +74,9 @@ class Record(Schema):
     displacement: tuple[float, float] | None = Field(None, description="shift in pixels at the model's input")
     source_hash: str | None = Field(None, description="pixels as loaded")
     pixels_hash: str | None = Field(None, description="pixels after the perturbation")
+    stamp: str = Field(
+        "", description="size and time of the image files; on a change the pixels are looked at"
+    )
     prompt_hash: str | None = None
     milliseconds: dict[str, float] = Field(
         {}, description="stage times: the batch's, divided by its requests"
@@ -150,7 +153,7 @@ class Cell(Schema):
     condition: str
     parts: dict[str, Any] = Field(description="every part with version and all parameters")
     family: str = Field("", description="name of the part that varies, for grouping")
-    axis: str = Field("", description="question, image, repeat, prune, roi, or clean")
+    axis: str = Field("", description="question, image, null, repeat, prune, roi, or clean")
     strength: str = Field("", description="strength parameters of the varied part, `dx=2`")
     reference: str | None = Field(None, description="condition that flips are counted against")
     n: int = Field(description="records in the denominator")

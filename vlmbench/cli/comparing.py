@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from vlmbench.compare import Comparison, Verdict
+    from vlmbench.comparison import Verdict
+    from vlmbench.comparison.verdict import Comparison
     from vlmbench.report.view import Section
 
 FORMS = ("table", "md", "json")
 SHOWN = 10
 """Rows of one outcome that are shown, twice as many regressions; JSON has all."""
-
-_FIGURES = re.compile(r"[-+.,%\[\]\de ]*")
-# GitHub resolves mentions and issue numbers after the entities, so those need a break in the word
-_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "\\`*[]<>|&"} | {ord(c): f"{c}\u200b" for c in "@#"}
 
 GATE = "Gate"
 TABLES = "Tables"
@@ -60,8 +56,9 @@ def compare_tables(
       vlmbench compare results/base.json runs/today
       vlmbench compare base.json today.json --fail-on accuracy:1%,flip_rate:0.5% --format md
     """
-    from vlmbench.compare import compare
+    from vlmbench.comparison import compare
     from vlmbench.errors import ExitCode, unknown
+    from vlmbench.report.printing import markdown_sections, print_sections
     from vlmbench.table_io import read_table
 
     if form not in FORMS:
@@ -80,9 +77,9 @@ def compare_tables(
 
         sys.stdout.write(json.dumps(verdict.to_dict(), indent=1, ensure_ascii=False) + "\n")
     elif form == "md":
-        sys.stdout.write(_markdown(verdict))
+        sys.stdout.write(markdown_sections(_sections(verdict)))
     else:
-        _print_terminal(verdict)
+        print_sections(_sections(verdict), _is_text, dense=True)
     if form == "json" and not verdict.ok:
         print(f"vlmbench: {verdict.sentence}", file=sys.stderr)
     return ExitCode.OK if verdict.ok else ExitCode.REGRESSION
@@ -90,7 +87,7 @@ def compare_tables(
 
 def _sections(verdict: Verdict) -> list[Section]:
     """The verdict, most important first; the same grids for the terminal and Markdown."""
-    from vlmbench.compare import Outcome
+    from vlmbench.comparison import Outcome
     from vlmbench.report.view import Section
 
     margins = ", ".join(f"{name}:{100 * margin:g}%" for name, margin in verdict.fail_on.items())
@@ -149,45 +146,6 @@ def _some(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _print_terminal(verdict: Verdict) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table as Grid
-
-    console = Console()
-    for section in _sections(verdict):
-        console.print(f"\n[bold]{escape(section.title)}[/bold]", highlight=False)
-        for line in section.lines:
-            console.print("  " + escape(line), highlight=False, soft_wrap=True)
-        if section.rows:
-            numbers = section.columns[0] == "condition"
-            grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-            for i, name in enumerate(section.columns):
-                last = numbers and i > 1
-                grid.add_column(name, justify="right" if last else "left", no_wrap=last, overflow="fold")
-            for row in section.rows:
-                grid.add_row(*map(escape, row))
-            console.print(grid)
-    console.print()
-
-
-def _markdown(verdict: Verdict) -> str:
-    lines: list[str] = []
-    for section in _sections(verdict):
-        lines += [f"### {section.title}", "", *(f"- {_plain(line)}" for line in section.lines)]
-        lines += [""] if section.lines else []
-        if section.rows:
-            lines += [_line(section.columns), "|" + "---|" * len(section.columns)]
-            lines += [_line(row) for row in section.rows]
-            lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return "| " + " | ".join(map(_plain, cells)) + " |"
-
-
-def _plain(text: str) -> str:
-    """Answers come from a model and its data: nothing in them may become markup, a link or a mention."""
-    text = " ".join(text.split())
-    return text if _FIGURES.fullmatch(text) else text.translate(_ESCAPES)
+def _is_text(section: Section, column: int) -> bool:
+    """Conditions and metrics; of the changed items everything, though ids and answers may be digits."""
+    return column < 2 or section.columns[0] != "condition"

@@ -28,7 +28,7 @@ def merged(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
         if source is not None and source.name == "COMMANDLINE":
             continue
         try:
-            values[name] = parameters[name].process_value(ctx, _plain(value))
+            values[name] = parameters[name].process_value(ctx, _plain(value, parameters[name]))
         except typer.BadParameter as error:
             raise UsageError(f"{config}: {key}: {error.format_message()}") from None
     return values
@@ -48,8 +48,9 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _plain(value: Any) -> Any:
-    """YAML types options; the command line only knows text."""
+def _plain(value: Any, parameter: Any) -> Any:
+    """YAML types options and lists; the command line only knows text, with commas between names."""
     if isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
+        texts = [str(item) for item in value]
+        return texts if getattr(parameter, "multiple", False) else ",".join(texts)
     return value if isinstance(value, bool) or value is None else str(value)

@@ -120,6 +120,7 @@ class Answerer:
             "displacement": prepared.displacement,
             "source_hash": pixels.source_hash,
             "pixels_hash": pixels.pixels_hash,
+            "stamp": request.item.stamp,
             "prompt_hash": prepared.prompt_hash,
             "milliseconds": dict(times),
             "batch": batch,

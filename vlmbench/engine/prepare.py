@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmbench.conditions import Part
+from vlmbench.conditions import CLEAN, Part
 from vlmbench.engine.plan import Request
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.items import Item
@@ -163,6 +163,13 @@ class Preparer:
             return None
         x, y = (float(d * new / old) for d, new, old in zip(shift, resized, pixels.source_size, strict=True))
         return x, y
+
+    def source_hash(self, item: Item) -> str | None:
+        """Hash of the item's pictures as they are now; None where one cannot be loaded."""
+        try:
+            return self._perturb(Request("", item, CLEAN)).source_hash
+        except (ItemError, NotApplicableError):
+            return None
 
     def _perturbed(self, request: Request) -> Pixels:
         key = request.pixels_group

@@ -17,6 +17,7 @@ from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
 from vlmbench.engine.progress import Progress
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.store import RecordStore
+from vlmbench.schema import Record, State
 
 if TYPE_CHECKING:
     from vlmbench.items import Item
@@ -49,10 +50,12 @@ def run_work(
     preparer: Preparer,
     settings: Settings,
     ranks: Ranks,
+    is_current: Callable[[Record], bool],
 ) -> None:
     """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was."""
     store = RecordStore(folder, ranks.rank)
-    finished = store.finished()
+    known = store.known(is_current)
+    finished = {key for key, record in known.items() if record.state is not State.ERROR}
     todo, settled = [], []
     for part in work:
         mine = shard(part.items, ranks.rank, ranks.world)
@@ -60,8 +63,10 @@ def run_work(
             early = settle_early(request, settings.seed)
             if early is None:
                 todo.append(request)
-            elif request.key not in finished:
-                settled.append(settled_record(request, early, answerer.identity))
+            else:
+                record = settled_record(request, early, answerer.identity)
+                if known.get(request.key) != record:
+                    settled.append(record)
     if settled:
         store.append(settled)
     prefix = f"{ranks.rank}of{ranks.world}"

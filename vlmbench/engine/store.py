@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,19 +31,22 @@ class RecordStore:
             file.flush()
             os.fsync(file.fileno())
 
-    def finished(self) -> set[Key]:
-        """Requests that need no further work: everything of every process but ERROR records."""
-        return {
-            key for key, record in read_records(self.folder.parent).items() if record.state is not State.ERROR
-        }
+    def known(self, is_current: Callable[[Record], bool]) -> dict[Key, Record]:
+        """What all processes have recorded; everything but ERROR records needs no further work."""
+        return read_records(self.folder.parent, is_current)
 
 
-def read_records(run: Path) -> dict[Key, Record]:
-    """The newest record per request over all processes of a run folder. Raises UsageError on a bad line."""
+def read_records(run: Path, is_current: Callable[[Record], bool] = lambda _: True) -> dict[Key, Record]:
+    """The newest record per request over all processes of a run folder, of those that are current.
+
+    Raises UsageError on a bad line.
+    """
     records: dict[Key, Record] = {}
     for path in sorted((run / "records").glob("rank-*.jsonl")):
         for record in _lines(path):
             key = (record.task, record.item, record.condition)
+            if not is_current(record):
+                continue
             known = records.get(key)
             # a later file may hold an older failure of a request that another process has since answered
             if known is None or record.state is not State.ERROR or known.state is State.ERROR:

@@ -79,7 +79,11 @@ def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[V
     ]
     if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
-    found += [_variation(Condition(image=p), "image", p, IMAGES.get(p.name)) for p in images]
+    null = {part.label for part in IMAGES.suite("null")}
+    found += [
+        _variation(Condition(image=p), "null" if p.label in null else "image", p, IMAGES.get(p.name))
+        for p in images
+    ]
     found += [_variation(Condition(question=p), "question", p, QUESTIONS.get(p.name)) for p in questions]
     return list({v.condition.id: v for v in found}.values())
 

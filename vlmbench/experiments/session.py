@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlmbench import table_io
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
+from vlmbench.engine.freshness import Freshness
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.ranks import Ranks, find_ranks
 from vlmbench.engine.run import Settings, Work, run_work
@@ -95,15 +96,17 @@ class Session:
         preparer = Preparer(self.adapter, self.options.seed, max_new, space)
         work = [Work(p.task.name, p.items, [v.condition for v in p.variations]) for p in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
+        everything = ((p.task.name, item) for p in plans for item in p.items)
+        fresh = Freshness(everything, preparer.source_hash)
         try:
-            run_work(work, folder, answerer, preparer, settings, self.ranks)
+            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh)
+            self.ranks.wait()
+            table = build_table(manifest, plans, read_records(folder, fresh), self.notes)
+            if self.ranks.main:
+                table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]
             raise
-        self.ranks.wait()
-        table = build_table(manifest, plans, folder, self.notes)
-        if self.ranks.main:
-            table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
         return Result(folder, table, self.ranks.main)
 
     def _identity(self, experiment: str, plans: Sequence[TaskPlan], space: str) -> dict[str, Any]:
@@ -161,6 +164,22 @@ def _planned_batch_size(folder: Path) -> int | None:
     return table_io.read_manifest(path).plan.get("batch_size") if path.exists() else None
 
 
+def _failures(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
+    """A line for every reason why requests failed, with the items that it met."""
+    reasons: dict[str, list[str]] = {}
+    for item in plan.items:
+        for variation in plan.variations:
+            record = records.get((item.id, variation.condition.id))
+            if record is None or record.state is State.ERROR:
+                reasons.setdefault(record.detail if record else "never computed", []).append(item.id)
+    lines = []
+    for reason, items in reasons.items():
+        names = list(dict.fromkeys(items))
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"{plan.task.name}: {len(items)} requests failed: {reason} (items {shown})")
+    return lines
+
+
 def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
     """Which families left items out, and why: a denominator must never shrink in silence."""
     reasons: dict[str, Counter[str]] = {}
@@ -180,25 +199,20 @@ def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list
 
 
 def build_table(
-    manifest: Manifest, plans: Sequence[TaskPlan], folder: Path, notes: Sequence[str] = ()
+    manifest: Manifest,
+    plans: Sequence[TaskPlan],
+    records: Mapping[tuple[str, str, str], Record],
+    notes: Sequence[str] = (),
 ) -> Table:
-    """The result table of the records in a run folder."""
-    records = read_records(folder)
+    """The result table of a run's records."""
     blocks, cells, summaries, remarks = [], [], [], list(notes)
     errors = 0
     for plan in plans:
         task = plan.task
         mine = {(item, condition): r for (name, item, condition), r in records.items() if name == task.name}
-        wanted = {(item.id, v.condition.id) for item in plan.items for v in plan.variations}
-        failed = [key for key in sorted(wanted) if key not in mine or mine[key].state is State.ERROR]
-        errors += len(failed)
-        if failed:
-            first = mine.get(failed[0])
-            reason = first.detail if first else "never computed"
-            remarks.append(
-                f"{task.name}: {len(failed)} of {len(wanted)} requests failed, first {failed[0][0]}: {reason}"
-            )
-        remarks += _left_out(plan, mine)
+        failures = _failures(plan, mine)
+        errors += len(failures)
+        remarks += failures + _left_out(plan, mine)
         if plan.limit is not None:
             remarks.append(f"{task.name}: limited to {len(plan.items)} of {task.n_total} items")
         block = TaskBlock(

@@ -28,7 +28,7 @@ class Variation:
 
     condition: Condition
     axis: str = "clean"
-    """clean, repeat, image or question."""
+    """clean, repeat, null, image or question."""
     family: str = ""
     strength: str = ""
     reference: str | None = None
@@ -172,7 +172,8 @@ def _digests(result: TaskResult) -> list[str]:
 
 def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterable[Summary]:
     variants = [(j, v) for j, v in enumerate(result.variations) if v.axis not in {"clean", "repeat"}]
-    everything = [j for j, _ in variants]
+    # null variants change nothing that anyone could see: they stand beside the floor, not in the total
+    everything = [j for j, v in variants if v.axis != "null"]
 
     def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
         found = summarise(arrays.outcomes, columns, mask, [] if group.get("axis") == "repeat" else floor)
@@ -182,7 +183,8 @@ def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterabl
         yield over({"axis": "repeat"}, floor)
     if not variants:
         return
-    yield over({"axis": "all"}, everything)
+    if everything:
+        yield over({"axis": "all"}, everything)
     for axis in _distinct(v.axis for _, v in variants):
         yield over({"axis": axis}, [j for j, v in variants if v.axis == axis])
     for axis, family in _distinct((v.axis, v.family) for _, v in variants):
@@ -193,7 +195,7 @@ def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterabl
             for strength in strengths:
                 group = {"axis": axis, "family": family, "strength": strength}
                 yield over(group, [j for j, v in mine if v.strength == strength])
-    for name in ("category", "stratum"):
+    for name in ("category", "stratum") if everything else ():
         labels = np.array([getattr(item, name) for item in result.items])
         for label in sorted(set(labels.tolist()) - {""}):
             yield over({"axis": "all", name: label}, everything, labels == label)

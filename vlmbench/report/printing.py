@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import ExitCode
@@ -13,46 +15,84 @@ if TYPE_CHECKING:
     from vlmbench.experiments.session import Result
 
 
-def print_terminal(table: Table) -> None:
-    """Rich tables within the width of the terminal."""
+_FIGURES = re.compile(r"[-+.,%\[\]\de ]*")
+# GitHub resolves mentions and issue numbers after the entities, so those need a break in the word
+_ESCAPES = {ord(c): f"&#{ord(c)};" for c in "\\`*[]<>|&"} | {ord(c): f"{c}\u200b" for c in "@#"}
+
+
+def starts_with_letters(section: Section, column: int) -> bool:
+    """Whether a column of the grid is text, as far as its cells tell."""
+    return any(row[column][:1].isalpha() for row in section.rows)
+
+
+def print_sections(
+    sections: Iterable[Section],
+    is_text: Callable[[Section, int], bool] = starts_with_letters,
+    dense: bool = False,
+) -> None:
+    """Rich tables within the width of the terminal, text to the left and figures to the right.
+
+    dense: columns move together, and text that is too long is folded and not cut.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Grid
 
     console = Console()
-    for section in sections(table):
+    for section in sections:
         console.print(f"\n[bold]{escape(section.title)}[/bold]", highlight=False)
         for line in section.lines:
             console.print("  " + escape(line), highlight=False, soft_wrap=True)
         if section.rows:
-            grid = Grid(box=None, pad_edge=False, padding=(0, 1, 0, 1), header_style="dim")
+            padding = (0, 1, 0, 0 if dense else 1)
+            grid = Grid(box=None, pad_edge=False, padding=padding, header_style="dim")
             for i, name in enumerate(section.columns):
-                grid.add_column(name, justify="left" if _is_text(section, i) else "right", no_wrap=True)
+                text = is_text(section, i)
+                fold = dense and text
+                grid.add_column(
+                    name,
+                    justify="left" if text else "right",
+                    no_wrap=not fold,
+                    overflow="fold" if dense else "ellipsis",
+                )
             for row in section.rows:
                 grid.add_row(*map(escape, row))
             console.print(grid)
     console.print()
 
 
-def _is_text(section: Section, column: int) -> bool:
-    return any(row[column][:1].isalpha() for row in section.rows)
+def markdown_sections(sections: Iterable[Section]) -> str:
+    """The same sections as Markdown, for a file or a comment."""
+    lines: list[str] = []
+    for section in sections:
+        lines += [f"### {_plain(section.title)}", "", *(f"- {_plain(line)}" for line in section.lines)]
+        lines += [""] if section.lines else []
+        if section.rows:
+            lines += [_line(section.columns), "|" + "---|" * len(section.columns)]
+            lines += [_line(row) for row in section.rows]
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Names and answers come from a model and its data: nothing in them may become markup, a link or a
+    mention."""
+    text = " ".join(text.split())
+    return text if _FIGURES.fullmatch(text) else text.translate(_ESCAPES)
+
+
+def print_terminal(table: Table) -> None:
+    """The sections of a table on a terminal."""
+    print_sections(sections(table))
 
 
 def markdown(table: Table) -> str:
-    """The same sections as Markdown, for a file or a comment."""
-    lines: list[str] = []
-    for section in sections(table):
-        lines += [f"### {section.title}", ""]
-        lines += [f"- {line}" for line in section.lines]
-        lines += [""] if section.lines else []
-        if section.rows:
-            lines.append("| " + " | ".join(section.columns) + " |")
-            lines.append("|" + "---|" * len(section.columns))
-            lines += [
-                "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in section.rows
-            ]
-            lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    """The sections of a table in Markdown."""
+    return markdown_sections(sections(table))
 
 
 def print_table(table: Table, form: str) -> int:

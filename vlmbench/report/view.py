@@ -78,29 +78,11 @@ def _times(table: Table) -> Iterator[str]:
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     summaries = [summary for summary in table.summaries if summary.task == block.task]
     clean = next((c for c in table.cells if c.task == block.task and c.condition == "clean"), None)
-    everything = _find(summaries, {"axis": "all"})
-    floor = _find(summaries, {"axis": "repeat"})
     lines = []
     if clean is not None:
-        lines.append(f"accuracy on the unchanged input   {percent(clean.metrics.get('accuracy'))} %")
-    if floor is not None:
-        counts = floor.counts
-        lines.append(
-            f"noise floor (repeats)             {percent(floor.metrics.get('flip_rate'))} %"
-            f"   {counts.get('flips', 0)} flips, {counts.get('flips_tied', 0)} of them ties"
-        )
-    if everything is not None:
-        metrics, counts = everything.metrics, everything.counts
-        lines += [
-            f"flip rate over all variants       {percent(metrics.get('flip_rate'))} %"
-            f"   {counts.get('flips', 0)} flips, {counts.get('flips_tied', 0)} of them ties",
-            f"items with at least one flip      {percent(metrics.get('any_flip'))} %",
-            f"accuracy of stable items          {percent(metrics.get('accuracy_stable'))} %"
-            f"   n = {counts.get('items_stable', 0)}",
-            f"accuracy of unstable items        {percent(metrics.get('accuracy_unstable'))} %"
-            f"   n = {counts.get('items_unstable', 0)}",
-        ]
-    yield Section(f"{block.task}: summary", tuple(lines))
+        lines.append(f"accuracy on the unchanged input: {percent(clean.metrics.get('accuracy'))} %")
+    axes = [s for s in summaries if s.group.keys() == {"axis"}]
+    yield _axis_section(block, lines, sorted(axes, key=lambda s: _AXES.index(s.group["axis"])))
     families = [s for s in summaries if "family" in s.group and "strength" not in s.group]
     if families:
         yield _family_section(block, families)
@@ -111,6 +93,35 @@ def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         groups = [s for s in summaries if name in s.group]
         if groups:
             yield _group_section(block, name, groups)
+
+
+_AXES = ("repeat", "null", "image", "question", "all")
+
+
+def _axis_section(block: TaskBlock, lines: Sequence[str], axes: Sequence[Summary]) -> Section:
+    names = {"repeat": "repeat (noise floor)", "null": "null variants", "all": "image and question"}
+    rows = tuple(
+        (
+            names.get(s.group["axis"], s.group["axis"]),
+            percent(s.metrics.get("flip_rate")),
+            percent(s.metrics.get("any_flip")),
+            short_percent(s.metrics.get("accuracy_stable")),
+            short_percent(s.metrics.get("accuracy_unstable")),
+            f"{s.counts.get('items_stable', 0)}/{s.counts.get('items_unstable', 0)}",
+            f"{s.counts.get('flips', 0)} ({s.counts.get('flips_tied', 0)})",
+        )
+        for s in axes
+    )
+    columns = (
+        "what changes",
+        "flip rate %",
+        "items flipped %",
+        "acc stable",
+        "unstable",
+        "items",
+        "flips (ties)",
+    )
+    return Section(f"{block.task}: summary", tuple(lines), columns, rows)
 
 
 def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
@@ -162,7 +173,3 @@ def _group_section(block: TaskBlock, name: str, groups: Sequence[Summary]) -> Se
     )
     columns = (name, "flip rate %", "any", "agree", "acc stable", "unstable", "items")
     return Section(f"{block.task}: by {name}", columns=columns, rows=rows)
-
-
-def _find(summaries: Sequence[Summary], group: dict[str, str]) -> Summary | None:
-    return next((summary for summary in summaries if summary.group == group), None)

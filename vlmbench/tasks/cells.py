@@ -30,7 +30,12 @@ def read_label(value: Any, where: str, column: str) -> str:
 
 
 def read_answers(value: Any, where: str, column: str) -> tuple[str, ...]:
-    """One answer or a list of them; true and false are yes and no; VQA's {answer: ..} objects are opened."""
+    """One answer or a list of them; true and false are yes and no; VQA's {answer: ..} objects are opened.
+
+    Null or an empty list: the item has no score, only answers to compare.
+    """
+    if value is None:
+        return ()
     values = value if isinstance(value, list) else [value]
     found = []
     for one in values:
@@ -40,8 +45,6 @@ def read_answers(value: Any, where: str, column: str) -> tuple[str, ...]:
         ):
             raise UsageError(f"{where}: {column!r} must be text, a number or a list of these: got {one!r}")
         found.append(("yes" if plain else "no") if isinstance(plain, bool) else _plain(plain))
-    if not found:
-        raise UsageError(f"{where}: {column!r} is empty; a task without answers says 'answer: null'")
     return tuple(found)
 
 

@@ -31,6 +31,15 @@ class FileImage:
         """The path relative to the image folder; errors end up in tables, which know no machine's paths."""
         return self.key.partition("/")[2]
 
+    @property
+    def stamp(self) -> str:
+        """Size and time of the file: what a resumed run looks at before it trusts an old record."""
+        try:
+            about = self.path.stat()
+        except OSError:
+            return "missing"
+        return f"{about.st_size}-{about.st_mtime_ns}"
+
     def load(self) -> Image.Image:
         """Raises ItemError where the file is missing or no image."""
         try:

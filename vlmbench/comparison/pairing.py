@@ -1,0 +1,168 @@
+"""Two sides over the same items of one task -> a row per matched cell and metric."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmbench.comparison.paired import paired_test
+from vlmbench.comparison.sides import Side, item_places
+from vlmbench.comparison.verdict import LISTED, METRICS, Change, Comparison, Outcome
+from vlmbench.errors import NotComparableError
+from vlmbench.metrics.estimate import Floats, paired_difference
+from vlmbench.metrics.outcomes import STATES
+from vlmbench.schema import Cell, State, Table, TaskBlock
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One task on both sides."""
+
+    task: str
+    items: list[str]
+    sides: tuple[Side, Side]
+    words: list[str]
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, base: Table, candidate: Table, one: TaskBlock, two: TaskBlock, common: bool) -> Pair:
+        _refuse_other_task(one, two)
+        places = [item_places(name, block) for name, block in (("base", one), ("candidate", two))]
+        items = [item for item in one.items if item in places[1]]
+        if not common and not len(items) == len(one.items) == len(two.items):
+            raise NotComparableError(
+                f"{one.task}: other items: {len(one.items)} in base, {len(two.items)} in candidate, "
+                f"{len(items)} in common; --common compares those"
+            )
+        if not items:
+            raise NotComparableError(f"{one.task}: no item in common")
+        rows = [np.array([place[item] for item in items], dtype=np.int64) for place in places]
+        clusters = [one.clusters[i] for i in rows[0]]
+        warnings = []
+        if clusters != [two.clusters[j] for j in rows[1]]:
+            warnings.append(f"{one.task}: items are clustered otherwise; the base's clusters are used")
+        if one.prompt != two.prompt:
+            warnings.append(f"{one.task}: prompt differs: {one.prompt!r} and {two.prompt!r}")
+        numbers = {name: code for code, name in enumerate(dict.fromkeys(clusters))}
+        cluster = np.array([numbers[name] for name in clusters], dtype=np.int64)
+        words: dict[str, int] = {}
+        sides = (
+            Side.read("base", base, one, rows[0], cluster, words),
+            Side.read("candidate", candidate, two, rows[1], cluster, words),
+        )
+        pair = cls(one.task, items, sides, list(words), warnings)
+        pair._refuse_other_items([(one.digests[i], two.digests[j]) for i, j in zip(*rows, strict=True)])
+        spaces = [table.identity.get("space") for table in (base, candidate)]
+        if spaces[0] != spaces[1] and any("image" in cell.parts for _, cell in pair.matched()):
+            raise NotComparableError(
+                f"images are perturbed in other spaces: --space {spaces[0]} and {spaces[1]}"
+            )
+        return pair
+
+    def _refuse_other_items(self, digests: Sequence[tuple[str, str]]) -> None:
+        """An item that failed everywhere on a side counts nowhere and may lack its pixels' hash."""
+        error = STATES.index(State.ERROR)
+        failed = np.zeros(len(self.items), dtype=bool)
+        for side in self.sides:
+            failed |= (side.outcomes.state == error).all(axis=1)
+        other = [i for i, (one, two) in enumerate(digests) if one != two and not failed[i]]
+        if other:
+            raise NotComparableError(
+                f"{self.task}: {len(other)} of {len(self.items)} common items have another question, "
+                f"answers, options or pixels, first {self.items[other[0]]!r}; run both on the same data"
+            )
+
+    def matched(self) -> Iterator[tuple[Hashable, Cell]]:
+        one, two = self.sides
+        return ((key, one.cells[j]) for key, j in one.keys.items() if key in two.keys)
+
+    def unmatched(self, side: int) -> list[str]:
+        """Cells that the other side lacks; `· flip_rate` where it has the cell with another reference."""
+        mine, other = self.sides[side], self.sides[1 - side]
+        found = []
+        for key, j in mine.keys.items():
+            own, reference = key if isinstance(key, tuple) else (key, None)
+            if key in other.keys or (reference is not None and (own, None) not in other.keys):
+                continue
+            cell = mine.cells[j]
+            flips = f" · flip_rate against {cell.reference}" if reference is not None else ""
+            found.append(f"{self.task} · {cell.condition}{flips}")
+        return found
+
+    def compare(self, margins: Mapping[str, float]) -> list[Comparison]:
+        """A row per matched cell and metric, not yet judged."""
+        rows = []
+        for key, cell in self.matched():
+            is_flips = isinstance(key, tuple) and key[1] is not None
+            metric = "flip_rate" if is_flips else "accuracy"
+            columns = self.sides[0].keys[key], self.sides[1].keys[key]
+            a, b = (side.figures(metric, j) for side, j in zip(self.sides, columns, strict=True))
+            rows.append(self._row(cell, metric, a, b, columns, gated=metric in margins))
+        return rows
+
+    def _row(
+        self, cell: Cell, metric: str, a: Floats, b: Floats, columns: tuple[int, int], gated: bool
+    ) -> Comparison:
+        one, two = (side.outcomes for side in self.sides)
+        left, right = columns
+        both = ~(np.isnan(a) | np.isnan(b))
+        n, cluster = int(both.sum()), one.cluster
+        ones = np.ones(len(a))
+        method, p = paired_test(a, b, cluster)
+        gain = np.where(both, b - a, 0.0) * (1 if METRICS[metric] else -1)
+        changed = both & (
+            (one.answer[:, left] != two.answer[:, right])
+            | (one.state[:, left] != two.state[:, right])
+            | (np.nan_to_num(one.score[:, left]) != np.nan_to_num(two.score[:, right]))
+        )
+        touched = np.flatnonzero(changed | (gain != 0))
+        return Comparison(
+            task=self.task,
+            condition=cell.condition,
+            metric=metric,
+            n=n,
+            base=float(a[both].mean()) if n else None,
+            candidate=float(b[both].mean()) if n else None,
+            difference=paired_difference(b, ones, a, ones, cluster),
+            method=method,
+            p=p,
+            p_holm=None,
+            gated=gated,
+            outcome=Outcome.NO_DATA,
+            worse=int((gain < 0).sum()),
+            better=int((gain > 0).sum()),
+            changed=int(changed.sum()),
+            ties=int((changed & (one.tie[:, left] | two.tie[:, right])).sum()),
+            left_out=int((np.isnan(a) != np.isnan(b)).sum()),
+            changes=tuple(
+                Change(
+                    self.task,
+                    cell.condition,
+                    self.items[i],
+                    self._answer(0, i, left, metric),
+                    self._answer(1, i, right, metric),
+                    "worse" if gain[i] < 0 else "better" if gain[i] > 0 else "same",
+                )
+                for i in touched[np.argsort(gain[touched], kind="stable")][:LISTED]
+            ),
+        )
+
+    def _answer(self, side: int, item: int, column: int, metric: str) -> str:
+        """The answer; for flips with that of the reference before it."""
+        mine = self.sides[side]
+        answer = mine.text(item, column, self.words)
+        if metric != "flip_rate":
+            return answer
+        return f"{mine.text(item, int(mine.outcomes.base[column]), self.words)} → {answer}"
+
+
+def _refuse_other_task(one: TaskBlock, two: TaskBlock) -> None:
+    for what, here, there in (
+        ("version", one.version, two.version),
+        ("scorer", one.scorer, two.scorer),
+        ("data hash", one.data_hash, two.data_hash),
+    ):
+        if here != there:
+            raise NotComparableError(f"{one.task}: other {what}: {here} in base, {there} in candidate")
