@@ -117,7 +117,7 @@ def bars(table: Table, axis: plt.Axes) -> None:
     families.sort(key=lambda s: s.metrics["flip_rate"].value or 0)
     for y, summary in enumerate(families):
         rate = summary.metrics["flip_rate"]
-        colour = BLUE if summary.group["axis"] == "image" else ORANGE
+        colour = {"image": BLUE, "question": ORANGE}.get(summary.group["axis"], GREY)
         value, low, high = (100 * (v or 0) for v in (rate.value, rate.low, rate.high))
         axis.plot([low, high], [y, y], color=colour, alpha=0.35, lw=4, solid_capstyle="butt")
         axis.plot(value, y, "o", color=colour, ms=5)
