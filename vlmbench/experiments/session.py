@@ -116,7 +116,7 @@ class Session:
             "experiment": experiment,
             "model": loaded.id,
             "revision": loaded.revision,
-            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "dtype": loaded.dtype,
             "attention": loaded.attention,
             "tasks": [
                 {
@@ -145,7 +145,7 @@ class Session:
         return 32 if self.adapter.device.type == "cuda" else 16
 
     def _tolerance(self) -> float:
-        return TIE_TOLERANCE.get(str(self.adapter.model.dtype).removeprefix("torch."), 5e-1)
+        return TIE_TOLERANCE.get(self.adapter.loaded.dtype, 5e-1)
 
 
 def _choose(task: Task, options: RunOptions) -> tuple[list[Item], int | None]:

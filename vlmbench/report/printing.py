@@ -105,14 +105,18 @@ def print_table(table: Table, form: str) -> int:
         sys.stdout.write(markdown(table))
     else:
         print_terminal(table)
-    return ExitCode.PARTIAL if table.status == "partial" else ExitCode.OK
+    return _exit_code(table)
 
 
 def print_result(result: Result, as_json: bool) -> int:
     """The end of a run: its table, and where it lies; the exit code is that of the table's status."""
     if not result.main:
-        return ExitCode.PARTIAL if result.table.status == "partial" else ExitCode.OK
+        return _exit_code(result.table)
     code = print_table(result.table, "json" if as_json else "table")
     if not as_json:
         print(f"table: {result.folder / 'table.json'}", file=sys.stderr)
     return code
+
+
+def _exit_code(table: Table) -> ExitCode:
+    return ExitCode.PARTIAL if table.status == "partial" else ExitCode.OK

@@ -26,6 +26,21 @@ def _grid(name: str, values: Iterable[Value]) -> Grid:
 
 _EITHER_WAY: Grid = _grid("percent", (-5.0, 5.0))
 
+
+def _photometric(name: str, summary: str) -> Entry:
+    """Brightness, contrast and gamma: one percentage, changed a little either way."""
+    return Entry(
+        name,
+        f"vlmbench.perturb.image.{name}:{name.capitalize()}",
+        summary,
+        params=(_PERCENT,),
+        suites={"benign": _EITHER_WAY},
+        identity={"percent": 0.0},
+        breaks="above 10 % questions about colours and light",
+        source=_SOURCE,
+    )
+
+
 IMAGES = Registry(
     "perturbation",
     "vlmbench.image_perturbations",
@@ -131,36 +146,9 @@ IMAGES = Registry(
             breaks="below 50 text and fine colours",
             source=_SOURCE,
         ),
-        Entry(
-            "brightness",
-            "vlmbench.perturb.image.brightness:Brightness",
-            "multiplies all channel values",
-            params=(_PERCENT,),
-            suites={"benign": _EITHER_WAY},
-            identity={"percent": 0.0},
-            breaks="above 10 % questions about colours and light",
-            source=_SOURCE,
-        ),
-        Entry(
-            "contrast",
-            "vlmbench.perturb.image.contrast:Contrast",
-            "moves channel values away from the mean grey",
-            params=(_PERCENT,),
-            suites={"benign": _EITHER_WAY},
-            identity={"percent": 0.0},
-            breaks="above 10 % questions about colours and light",
-            source=_SOURCE,
-        ),
-        Entry(
-            "gamma",
-            "vlmbench.perturb.image.gamma:Gamma",
-            "raises channel values to a power near 1",
-            params=(_PERCENT,),
-            suites={"benign": _EITHER_WAY},
-            identity={"percent": 0.0},
-            breaks="above 10 % questions about colours and light",
-            source=_SOURCE,
-        ),
+        _photometric("brightness", "multiplies all channel values"),
+        _photometric("contrast", "moves channel values away from the mean grey"),
+        _photometric("gamma", "raises channel values to a power near 1"),
         Entry(
             "noise",
             "vlmbench.perturb.image.noise:Noise",
