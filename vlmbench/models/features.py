@@ -13,7 +13,30 @@ from torch import Tensor
 from vlmbench.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class ImageTokens:
+    """One image of a request: where its visual tokens stand, and what pruners asked the encoder for.
+
+    n counts all its placeholders; newline tokens, which no patch made, have row -1 in `grid` and zeros in
+    what was captured. Captured fields are None unless asked for; see `prune.base.Context` for their meaning.
+    """
+
+    start: int
+    stop: int
+    """Its place among the request's visual tokens; n = stop - start."""
+    grid: Tensor
+    """[n, 3] int64: tile, row, column."""
+    projector_in: Tensor | None = None
+    """[n, P, c]."""
+    attention: Tensor | None = None
+    """[n]."""
+    keys: Tensor | None = None
+    """[n, d_k]."""
+    extra: Tensor | None = None
+    """[E, P, c]."""
+
+
+@dataclass(frozen=True, eq=False)
 class ImageFeatures:
     """What the language model receives for the images of one request."""
 
@@ -21,10 +44,26 @@ class ImageFeatures:
     """[n, d]: feature i fills the i-th placeholder of the request."""
     deepstack: tuple[Tensor, ...] = ()
     """[n, d] each; only families that also add features inside the language model have them."""
+    images: tuple[ImageTokens, ...] = ()
+    """Empty unless the encoding was asked for pruning."""
 
     @property
     def count(self) -> int:
         return self.rows.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class VisualInput:
+    """What is left of a request's `ImageFeatures` after pruning, in the order of the prompt."""
+
+    rows: Tensor
+    """[k, d]."""
+    deepstack: tuple[Tensor, ...]
+    """[k, d] each."""
+    keep: Tensor
+    """[k] int64, ascending: the request's placeholders that remain; row i fills placeholder keep[i]."""
+    position_from: Tensor
+    """[k] int64: the placeholder whose original position id row i takes."""
 
 
 @dataclass(frozen=True)

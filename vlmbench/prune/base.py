@@ -1,0 +1,161 @@
+"""The contract of a pruner: which of one image's visual tokens the language model gets to see.
+
+A method is a frozen dataclass of its parameters that overrides exactly one of
+
+- `score(ctx) -> [N]`: the base keeps the k largest;
+- `select(ctx, k) -> [k]`: sorted indices;
+- `reduce(ctx, k) -> Reduced`: new tokens, for methods that merge (`merges = True`).
+
+Pure tensors: nothing here knows a model. All methods share one budget, `ratio`, the share of visual tokens
+that is removed, or the same as a count, `keep`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vlmbench.errors import NotApplicableError
+
+if TYPE_CHECKING:
+    from vlmbench.prune.projector import Projector
+
+Stage = Literal["image", "encoder", "projector", "llm"]
+"""Where tokens go: before the encoder (fewer pixels), between encoder and projector, between projector and
+language model, or before one of its layers."""
+
+NEEDS = ("projector_in", "attention", "keys", "text", "llm_attention")
+"""What the adapter captures only where a method asks for it."""
+
+ORIGINAL, COMPACT = "original", "compact"
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a method may look at: ONE image of N visual tokens.
+
+    Fields that a method did not ask for in `needs` are None.
+    """
+
+    features: Tensor
+    """[N, d]: Z, the projector's output, what the language model would receive."""
+    grid: Tensor
+    """[N, 3] int: tile, row and column of each token; one tile where the image is not cut."""
+    projector_in: Tensor | None = None
+    """[N, P, c]: X, what the projector receives; P patches of width c make one token."""
+    projector: Projector | None = None
+    """M: X -> Z, in float32, with its closed form where one is known."""
+    attention: Tensor | None = None
+    """[N]: attention that a token gets in the encoder layer behind X: in the row of the class token where
+    there is one, else the mean over all rows; summed over heads, averaged over a token's patches."""
+    keys: Tensor | None = None
+    """[N, d_k]: that layer's keys, averaged over heads and over a token's patches."""
+    extra: Tensor | None = None
+    """[E, P, c]: encoder outputs that belong to no place of the image (the class token), in X's space."""
+    text: Tensor | None = None
+    """[T, d]: input embeddings of the prompt's text tokens."""
+    llm_attention: Tensor | None = None
+    """[N]: attention from the last prompt token in the layer before the cut, mean over heads."""
+    seed: int = 0
+    """Of this image and method; the same under every perturbation of the image."""
+
+    @property
+    def n(self) -> int:
+        return int(self.features.shape[0])
+
+    @property
+    def tiles(self) -> int:
+        return int(self.grid[:, 0].max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """New tokens, made of the old ones, in the order in which the language model gets them."""
+
+    features: Tensor
+    """[k, P, c] in X's space for stage `encoder` (still to be projected), [k, d] in Z's for `projector`."""
+    source: Tensor
+    """[k] int: the token that a row is an unmerged copy of, -1 where there is none."""
+    weights: Tensor
+    """[k, N + E]: `features` = weights @ [X; extra] (stage encoder) or weights @ Z (projector, E = 0)."""
+    position_from: Tensor
+    """[k] int, distinct: the token whose position id a row takes where positions stay `original`; together
+    they are also the k placeholders of the prompt that remain."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Before language-model layer `layer` (>= 1), `keep` visual tokens of an image go on."""
+
+    layer: int
+    keep: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner:
+    """Base of every method. The class variables say what a method is, the fields how it is set."""
+
+    stage: ClassVar[Stage] = "projector"
+    merges: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
+    """Whether the number of kept tokens follows the image and not the budget alone."""
+    text_dependent: ClassVar[bool] = False
+    budgeted: ClassVar[bool] = True
+    """False for controls that have no budget: identity, blind runs."""
+
+    ratio: float = 0.0
+    """Share of the image's visual tokens that is removed, in [0, 1)."""
+    keep: int = 0
+    """The same budget as a count; 0 leaves it to `ratio`."""
+    positions: str = COMPACT
+    """Position ids in the language model: the tokens' `original` ones, or renumbered without gaps."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names out of `NEEDS`."""
+        return frozenset()
+
+    def budget(self, n: int) -> int:
+        """Tokens kept of `n`: k = max(1, floor((1 - ratio) n + 1/2 + 1e-9)), or `keep`.
+
+        Raises NotApplicableError where the image has fewer tokens than are to be kept.
+        """
+        if self.keep:
+            if self.keep > n:
+                raise NotApplicableError(f"keep={self.keep} exceeds the image's {n} visual tokens")
+            return self.keep
+        return max(1, math.floor((1 - self.ratio) * n + 0.5 + 1e-9))
+
+    def schedule(self, n: int, layers: int) -> tuple[Cut, ...]:
+        """For stage `llm`: the cuts that reach the budget as an average over the `layers` layers.
+
+        Raises NotApplicableError, naming the smallest reachable share, where no schedule does.
+        """
+        raise NotImplementedError
+
+    def score(self, ctx: Context) -> Tensor:
+        """[N], larger is kept. Raises ItemError for features that are not finite."""
+        raise NotImplementedError
+
+    def select(self, ctx: Context, k: int) -> Tensor:
+        """Indices [k] of the kept tokens, ascending, no duplicates; 1 <= k <= N."""
+        return top_k(self.score(ctx), k)
+
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        """`select` for several images; methods that can do them at once override this."""
+        return [self.select(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+
+    def reduce(self, ctx: Context, k: int) -> Reduced:
+        """For methods that merge: k new tokens; fewer only where `adaptive`."""
+        raise NotImplementedError
+
+
+def top_k(score: Tensor, k: int) -> Tensor:
+    """Indices [k] of the k largest of score [N], ascending; the lowest index wins a tie."""
+    order = torch.argsort(score, descending=True, stable=True)
+    return order[:k].sort().values
