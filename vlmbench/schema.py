@@ -66,7 +66,11 @@ class Record(Schema):
     tie: bool = Field(False, description="min_margin is within the numerical tolerance of the run")
     new_tokens: int | None = None
     prompt_tokens: int | None = None
-    visual_tokens: int | None = Field(None, description="visual tokens that enter the language model")
+    visual_tokens: int | None = Field(None, description="visual tokens of the request before pruning")
+    layer_tokens: list[int] | None = Field(
+        None, description="visual tokens that entered each language-model layer; null: all of them"
+    )
+    kept_hash: str | None = Field(None, description="which visual tokens were kept; null: all of them")
     image_size: list[tuple[int, int]] = Field([], description="width, height after the perturbation, pixels")
     input_size: list[tuple[int, int]] = Field(
         [], description="width, height that the vision encoder receives"
@@ -146,6 +150,39 @@ Margins = Annotated[
 """Logit margins, two characters each on a logarithmic scale (0.5 % resolution); see packing.py."""
 
 
+class Tokens(Schema):
+    """Visual tokens of a pruned cell, means over its records."""
+
+    before: Figure = Field(description="of the request, before pruning")
+    entered: Figure = Field(description="that enter the language model")
+    average: Figure = Field(description="over its layers: what budgets are compared by")
+    last: Figure = Field(description="after the last cut")
+    layers: list[Figure] = Field([], description="entering each layer")
+
+
+class Speed(Schema):
+    """One condition in the timing pass: one batch, no reuse, interleaved with clean; medians over repeats.
+
+    Intervals are 95 %, distribution-free, of the median. Milliseconds are of the whole batch.
+    """
+
+    batch: int
+    new_tokens: int = Field(description="output length; a speed-up means nothing without it")
+    repeats: int
+    mode: str = Field(description="ops: launched one by one; graph: CUDA graph of the prefill")
+    bound: str = Field(description="what the prefill waits for: launch, memory or compute")
+    visual_tokens: Figure = Field(description="per request, entering the language model, mean")
+    encode_ms: Figure
+    method_ms: Figure = Field(description="the method itself: estimator, selection, gathering")
+    prefill_ms: Figure
+    ttft_ms: Estimate = Field(description="vision tower + method + prefill")
+    total_ms: Estimate = Field(description="to the last of the new tokens")
+    prefill_speedup: Estimate = Field(description="clean's median of ratios within a repeat")
+    ttft_speedup: Estimate
+    total_speedup: Estimate
+    peak_bytes: int | None = Field(None, description="largest allocation on the device; null on a CPU")
+
+
 class Cell(Schema):
     """One task under one condition. Arrays run over the task's items, in their order."""
 
@@ -172,7 +209,12 @@ class Cell(Schema):
         None, description="1 - probability of the first answer token; reference conditions only"
     )
     tie: list[int] = Field([], description="places of the items whose record is a tie")
+    tokens: Tokens | None = Field(None, description="of pruned cells")
+    cost: dict[str, Figure] = Field(
+        {}, description="per request: prefill_macs of the language model, kv_bytes after the prefill"
+    )
     timing: dict[str, Any] = Field({}, description="milliseconds; differs from run to run")
+    speed: list[Speed] = Field([], description="from the separate timing pass; differs from run to run")
 
 
 class TaskBlock(Schema):
@@ -246,4 +288,5 @@ class Table(Schema):
             data.pop(key)
         for cell in data["cells"]:
             cell.pop("timing")
+            cell.pop("speed")
         return json.dumps(data, sort_keys=True)

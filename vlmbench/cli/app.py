@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmbench._version import __version__
-from vlmbench.cli import comparing, listing, perturb, showing
+from vlmbench.cli import comparing, listing, perturb, prune, showing
 from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("perturb")(perturb.perturb)
+app.command("prune")(prune.prune)
 app.command("compare")(comparing.compare_tables)
 app.command("show")(showing.show)
 app.command("list")(listing.list_things)

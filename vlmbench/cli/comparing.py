@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from vlmbench.comparison import Verdict
     from vlmbench.comparison.verdict import Comparison
-    from vlmbench.report.view import Section
+    from vlmbench.report.figures import Section
 
 FORMS = ("table", "md", "json")
 SHOWN = 10
@@ -88,7 +88,7 @@ def compare_tables(
 def _sections(verdict: Verdict) -> list[Section]:
     """The verdict, most important first; the same grids for the terminal and Markdown."""
     from vlmbench.comparison import Outcome
-    from vlmbench.report.view import Section
+    from vlmbench.report.figures import Section
 
     margins = ", ".join(f"{name}:{100 * margin:g}%" for name, margin in verdict.fail_on.items())
     sizes = ", ".join(f"{task} {n} items" for task, n in verdict.items.items())
@@ -127,7 +127,7 @@ def _name(row: Comparison, with_task: bool) -> str:
 
 
 def _cells(row: Comparison, with_task: bool) -> tuple[str, ...]:
-    from vlmbench.report.view import percent
+    from vlmbench.report.figures import percent
 
     return (
         _name(row, with_task),

@@ -18,19 +18,21 @@ class Kind(StrEnum):
     MODELS = "models"
     TASKS = "tasks"
     PERTURBATIONS = "perturbations"
+    PRUNERS = "pruners"
     SCORERS = "scorers"
 
 
 def list_things(
     kind: Annotated[
-        Kind, typer.Argument(help="models, tasks, perturbations or scorers.", show_default=False)
+        Kind, typer.Argument(help="models, tasks, perturbations, pruners or scorers.", show_default=False)
     ],
 ) -> int:
-    """List models, tasks, perturbations or scorers."""
+    """List models, tasks, perturbations, pruners or scorers."""
     {
         Kind.MODELS: _models,
         Kind.TASKS: _tasks,
         Kind.PERTURBATIONS: _perturbations,
+        Kind.PRUNERS: _pruners,
         Kind.SCORERS: _scorers,
     }[kind]()
     return 0
@@ -64,6 +66,13 @@ def _perturbations() -> None:
     columns = ("name", "axis", "suites", "parameters", "what")
     rows = [_row(entry, "image") for entry in IMAGES] + [_row(entry, "question") for entry in QUESTIONS]
     _print(columns, rows)
+
+
+def _pruners() -> None:
+    from vlmbench.prune import PRUNERS
+
+    rows = [(e.name, _parameters(e), e.summary, e.source) for e in PRUNERS]
+    _print(("name", "parameters", "what", "after"), rows)
 
 
 def _scorers() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from vlmbench.experiments.options import RunOptions
 
 MODEL = "What to run"
 HOW = "How to run"
@@ -61,7 +65,9 @@ Attention = Annotated[
 Include = Annotated[
     list[Path] | None,
     typer.Option(
-        "--include", help="Python file that registers own perturbations or scorers.", rich_help_panel=HOW
+        "--include",
+        help="Python file that registers own perturbations, pruners or scorers.",
+        rich_help_panel=HOW,
     ),
 ]
 Config = Annotated[
@@ -100,3 +106,29 @@ def read_limit(text: str | None) -> int | str | None:
 def read_batch_size(text: str) -> int | None:
     """None for auto."""
     return None if text == "auto" else positive(text, "--batch-size (a number or auto)")
+
+
+def positives(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers above 0, comma-separated. Raises UsageError naming the option."""
+    return tuple(positive(part.strip(), option) for part in text.split(","))
+
+
+def run_options(given: Mapping[str, Any], arguments: Sequence[str]) -> RunOptions:
+    """What every command that runs a model is told, from its merged parameters."""
+    from vlmbench.experiments.options import RunOptions
+
+    return RunOptions(
+        model=given["model"],
+        tasks=given["task"],
+        limit=read_limit(given["limit"]),
+        seed=given["seed"],
+        batch_size=read_batch_size(given["batch_size"]),
+        dtype=given["dtype"],
+        device=given["device"],
+        device_map=given["device_map"],
+        attn=given["attn"],
+        include=tuple(given["include"] or ()),
+        out=given["out"],
+        show_progress=not given["json"],
+        arguments=tuple(arguments),
+    )

@@ -54,6 +54,15 @@ Space = Annotated[
         rich_help_panel=o.MODEL,
     ),
 ]
+Prune = Annotated[
+    str | None,
+    typer.Option(
+        "--prune",
+        help="Perturb the model under these pruners, `zoo@0.9,divprune@0.9`; `none` among them is the full "
+        "model. Flips then count against the same pruner on the unchanged input.",
+        rich_help_panel=o.MODEL,
+    ),
+]
 
 
 def perturb(
@@ -65,6 +74,7 @@ def perturb(
     rewrite: Rewrite = None,
     repeats: Repeats = 3,
     space: Space = "source",
+    prune: Prune = None,
     limit: o.Limit = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = "auto",
@@ -84,27 +94,13 @@ def perturb(
     Examples:
       vlmbench perturb
       vlmbench perturb --perturb "shift(dx=2),pad,case"
+      vlmbench perturb --prune none,zoo@0.9
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
     """
     from vlmbench.cli.configured import merged
-    from vlmbench.experiments.options import RunOptions
 
     given = merged(ctx, config)
-    run_options = RunOptions(
-        model=given["model"],
-        tasks=given["task"],
-        limit=o.read_limit(given["limit"]),
-        seed=given["seed"],
-        batch_size=o.read_batch_size(given["batch_size"]),
-        dtype=given["dtype"],
-        device=given["device"],
-        device_map=given["device_map"],
-        attn=given["attn"],
-        include=tuple(given["include"] or ()),
-        out=given["out"],
-        show_progress=not given["json"],
-        arguments=tuple(sys.argv[1:]),
-    )
+    run_options = o.run_options(given, sys.argv[1:])
     from vlmbench.cli.quiet import quiet_libraries
     from vlmbench.experiments.perturb import PerturbOptions, check_names, run
     from vlmbench.registry import include_file
@@ -116,6 +112,7 @@ def perturb(
         rewrite=given["rewrite"],
         repeats=given["repeats"],
         space=given["space"],
+        prune=given["prune"],
     )
     for path in run_options.include:
         include_file(path)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from vlmbench.engine.plan import Batch, Request
 from vlmbench.engine.prepare import Prepared, Settled
-from vlmbench.errors import ItemError, VlmbenchError
+from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
+from vlmbench.models.decoding import Generation
+from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
+from vlmbench.models.pruning import Inside, Subject
+from vlmbench.prune import PRUNERS
 from vlmbench.schema import Record, State
-from vlmbench.seeds import digest
+from vlmbench.seeds import digest, seed_for
 
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
-    from vlmbench.models.decoding import Generation
+    from vlmbench.models.inputs import RowInputs
+    from vlmbench.prune.base import Pruner
     from vlmbench.tasks.scorers.base import Scorer
 
 
@@ -38,6 +44,15 @@ class Answerer:
     identity: str
     """Hash of everything common to the run; part of every record's key."""
     tie_tolerance: float
+    seed: int = 0
+    newline: str = "counted"
+    """What becomes of newline tokens; see `models.pruning.NEWLINES`."""
+    needs: frozenset[str] | None = None
+    """What the pruners of the run want captured; None where none prunes."""
+    encodings: OrderedDict[tuple[tuple[str, ...], int], EncoderOutput] = field(
+        default_factory=OrderedDict, repr=False
+    )
+    """Of the last two batches; methods and ratios on the same pictures share one."""
     backoff: Backoff = field(default_factory=lambda: Backoff())
 
     def batch(self, batch: Batch, prepared: Sequence[Prepared | Settled], prepare_ms: float) -> list[Record]:
@@ -47,7 +62,7 @@ class Answerer:
         times = {"prepare": prepare_ms, "encode": 0.0, "generate": 0.0}
         if ready:
             outcome = self._answer([p for _, p in ready], batch.rows, len(batch.groups), times)
-            failures = [answer for answer in outcome if isinstance(answer, Exception)]
+            failures = [a for a in outcome if isinstance(a, Exception) and not isinstance(a, VlmbenchError)]
             if len(failures) == len(outcome) > 1 and not any(map(is_out_of_memory, failures)):
                 raise failures[0]  # not one bad item but a model or a program that cannot work
             answers = {i: answer for (i, _), answer in zip(ready, outcome, strict=True)}
@@ -66,12 +81,13 @@ class Answerer:
         """Generations; halves on failure until the rows that cannot be computed stand alone."""
         if rows <= self.backoff.rows:
             try:
-                return list(self._forward(ready, rows, pictures, times))
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                if rows == 1 or isinstance(error, VlmbenchError):
+                return self._forward(ready, rows, pictures, times)
+            except (RuntimeError, ValueError, IndexError, TypeError, ItemError) as error:
+                if rows == 1 or (isinstance(error, VlmbenchError) and not isinstance(error, ItemError)):
                     return [error]
                 if is_out_of_memory(error):
                     self.backoff.rows = rows // 2
+                    self.encodings.clear()
         _free_memory()
         half = (rows + 1) // 2
         parts = [ready[start : start + half] for start in range(0, len(ready), half)]
@@ -83,26 +99,98 @@ class Answerer:
 
     def _forward(
         self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
-    ) -> list[Generation]:
+    ) -> list[Generation | Exception]:
         """`rows` rows and `pictures` encodings whatever the number of requests: equal shapes, equal bits."""
-        filled = [*ready, *[ready[-1]] * (rows - len(ready))]
-        distinct = {p.request.pixels_group: p.row for p in ready if p.row.visual_tokens}
-        encoded, order = None, []
         start = time.perf_counter()
-        if distinct:
+        encoded, by_group = self._encode(ready, pictures)
+        self.adapter.synchronize()
+        encoding = time.perf_counter()
+        pruner = pruner_of(ready[0].request)
+        whole = [by_group.get(p.request.pixels_group) for p in ready]
+        visual: list[ImageFeatures | VisualInput | None] = list(whole)
+        refused: dict[int, NotApplicableError] = {}
+        if pruner is not None and pruner.stage in {"encoder", "projector"}:
+            done = self._prune(pruner, ready, whole)
+            visual = [part if isinstance(part, VisualInput) else None for part in done]
+            refused = {i: part for i, part in enumerate(done) if isinstance(part, NotApplicableError)}
+            self.adapter.synchronize()
+        elif pruner is not None and pruner.stage == "llm":
+            refused = self._unreachable(pruner, whole)
+        pruning = time.perf_counter()
+        going = [i for i in range(len(ready)) if i not in refused]
+        answers: dict[int, Generation] = {}
+        if going:
+            filled = [*going, *[going[-1]] * (rows - len(going))]
+            inside = None
+            if pruner is not None and pruner.stage == "llm":
+                inside = Inside(pruner, [self._seeds(ready[i].request) for i in filled], self.newline)
+            longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
+            generations = self.adapter.answer(
+                [ready[i].row for i in filled],
+                encoded,
+                [visual[i] for i in filled],
+                longest,
+                [] if pruner is None else [pruner.positions] * len(filled),
+                inside,
+            )
+            answers = dict(zip(going, generations, strict=False))
+        end = time.perf_counter()
+        times["encode"] += (encoding - start) * 1e3
+        times["prune"] = times.get("prune", 0.0) + (pruning - encoding) * 1e3
+        times["generate"] += (end - pruning) * 1e3
+        return [refused[i] if i in refused else answers[i] for i in range(len(ready))]
+
+    def _encode(
+        self, ready: Sequence[Prepared], pictures: int
+    ) -> tuple[EncoderOutput | None, dict[str, ImageFeatures]]:
+        """The distinct pictures of a batch, by pixel group; taken over from the batch before if they are
+        the same, which changes no bit: the shape of the encoding follows from the groups alone."""
+        distinct = {p.request.pixels_group: p.row for p in ready if p.row.visual_tokens}
+        if not distinct:
+            return None, {}
+        key = (tuple(distinct), pictures)
+        if key not in self.encodings:
             units = [*distinct.values()]
             units += [units[-1]] * (pictures - len(units))
-            encoded = self.adapter.encode(units)
-            by_group = dict(zip(distinct, encoded.features, strict=False))
-            order = [by_group[p.request.pixels_group] for p in filled if p.row.visual_tokens]
-        self.adapter.synchronize()
-        middle = time.perf_counter()
-        longest = max(self.max_new_tokens[p.request.task] for p in ready)
-        answers = self.adapter.answer([p.row for p in filled], encoded, order, longest)
-        end = time.perf_counter()
-        times["encode"] += (middle - start) * 1e3
-        times["generate"] += (end - middle) * 1e3
-        return answers[: len(ready)]
+            self.encodings[key] = self.adapter.encode(units, self.needs)
+            while len(self.encodings) > 2:
+                self.encodings.popitem(last=False)
+        encoded = self.encodings[key]
+        return encoded, dict(zip(distinct, encoded.features, strict=False))
+
+    def _prune(
+        self, pruner: Pruner, ready: Sequence[Prepared], whole: Sequence[ImageFeatures | None]
+    ) -> list[VisualInput | NotApplicableError | None]:
+        """What remains per row; once per picture, unless the method reads the question."""
+        keys = [(p.request.pixels_group, i if pruner.text_dependent else -1) for i, p in enumerate(ready)]
+        wanted = {
+            key: Subject(features, self._seeds(p.request))
+            for key, p, features in zip(keys, ready, whole, strict=True)
+            if features is not None
+        }
+        done = self.adapter.prune(pruner, list(wanted.values()), self.newline)
+        found = dict(zip(wanted, done, strict=True))
+        return [found.get(key) for key in keys]
+
+    def _unreachable(
+        self, pruner: Pruner, whole: Sequence[ImageFeatures | None]
+    ) -> dict[int, NotApplicableError]:
+        """The rows whose budget no schedule inside the language model reaches."""
+        refused = {}
+        for row, features in enumerate(whole):
+            try:
+                for image in features.images if features else ():
+                    pruner.schedule(image.stop - image.start, self.adapter.layers)
+            except NotApplicableError as reason:
+                refused[row] = reason
+        return refused
+
+    def _seeds(self, request: Request) -> tuple[int, ...]:
+        """A seed per image: of the method and the source, never of the perturbation."""
+        part = request.condition.prune
+        assert part is not None
+        draw = PRUNERS.get(part.name).draw_key(part)
+        return tuple(seed_for(self.seed, source.key, *draw) for source in request.sources)
 
     def _record(
         self, prepared: Prepared, answer: Generation | Exception, times: dict[str, float], batch: str
@@ -115,16 +203,21 @@ class Answerer:
             "key": digest(self.identity, *request.key, prepared.prompt_hash, pixels.pixels_hash),
             "prompt_tokens": prepared.row.length,
             "visual_tokens": prepared.row.visual_tokens,
+            "layer_tokens": _layer_tokens(prepared.row, answer),
+            "kept_hash": answer.kept_hash if isinstance(answer, Generation) else None,
             "image_size": [image.size for image in pixels.images],
             "input_size": list(prepared.row.input_size),
             "displacement": prepared.displacement,
-            "source_hash": pixels.source_hash,
+            # another item's picture says nothing of this item's
+            "source_hash": None if request.images else pixels.source_hash,
             "pixels_hash": pixels.pixels_hash,
             "stamp": request.item.stamp,
             "prompt_hash": prepared.prompt_hash,
             "milliseconds": dict(times),
             "batch": batch,
         }
+        if isinstance(answer, NotApplicableError):
+            return Record(**common, state=State.NOT_APPLICABLE, detail=str(answer))
         if isinstance(answer, Exception):
             return Record(**common, state=State.ERROR, detail=_explain(answer))
         scorer = self.scorers[request.task]
@@ -160,6 +253,19 @@ def settled_record(request: Request, settled: Settled, identity: str, batch: str
         detail=settled.detail,
         batch=batch,
     )
+
+
+def pruner_of(request: Request) -> Pruner | None:
+    """The method of a request, where it works on tokens."""
+    part = request.condition.prune
+    return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
+
+
+def _layer_tokens(row: RowInputs, answer: Generation | Exception) -> list[int] | None:
+    """Visual tokens per layer where they are not simply the row's."""
+    if not isinstance(answer, Generation) or set(answer.visual_tokens) <= {row.visual_tokens}:
+        return None
+    return list(answer.visual_tokens)
 
 
 def is_out_of_memory(error: Exception) -> bool:

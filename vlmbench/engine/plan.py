@@ -7,12 +7,13 @@ interrupted run that goes on meets the same batches, and so the same bits.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from vlmbench.conditions import Condition
-from vlmbench.items import Item
+from vlmbench.conditions import Condition, Part
+from vlmbench.items import ImageSource, Item
+from vlmbench.prune import PRUNERS
 from vlmbench.seeds import digest, seed_for
 
 
@@ -23,6 +24,12 @@ class Request:
     task: str
     item: Item
     condition: Condition
+    images: tuple[ImageSource, ...] | None = None
+    """Shown in place of the item's own; only the blind control `swapped` sets it."""
+
+    @property
+    def sources(self) -> tuple[ImageSource, ...]:
+        return self.item.images if self.images is None else self.images
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -32,8 +39,9 @@ class Request:
     @cached_property
     def pixels_group(self) -> str:
         """Requests with one value see the same pixels, which are prepared and encoded once."""
-        image = self.condition.image
-        return digest([source.key for source in self.item.images], image.label if image else "")
+        image, prune = self.condition.image, self.condition.prune
+        smaller = prune.label if prune is not None and _shrinks_image(prune) else ""
+        return digest([source.key for source in self.sources], image.label if image else "", smaller)
 
 
 @dataclass(frozen=True)
@@ -57,41 +65,94 @@ def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
     return [item for item in items if item.cluster in mine]
 
 
-def in_order(task: str, items: Sequence[Item], conditions: Sequence[Condition]) -> Iterator[Request]:
-    """Requests image by image, and within an image variant by variant: each pixel variant is met once."""
+def in_order(
+    task: str,
+    items: Sequence[Item],
+    conditions: Sequence[Condition],
+    others: Mapping[str, tuple[ImageSource, ...]] | None = None,
+) -> Iterator[list[Request]]:
+    """Requests image by image, and within an image variant by variant: each pixel variant is met once.
+
+    What differs in the pruner alone comes as one list, the unpruned request first if there is one.
+    others: what `swapped` shows in place of an item's own images, by item.
+    """
     by_images: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
         by_images.setdefault(tuple(source.key for source in item.images), []).append(item)
-    by_variant: dict[str, list[Condition]] = {}
+    by_variant: dict[str, dict[Condition, list[Condition]]] = {}
     for condition in conditions:
-        by_variant.setdefault(condition.image.label if condition.image else "", []).append(condition)
+        variant = condition.image.label if condition.image else ""
+        unpruned = replace(condition, prune=None)
+        by_variant.setdefault(variant, {}).setdefault(unpruned, []).append(condition)
+    others = others or {}
     for same_images in by_images.values():
         for same_pixels in by_variant.values():
-            yield from (Request(task, item, condition) for item in same_images for condition in same_pixels)
+            for item in same_images:
+                for same_input in same_pixels.values():
+                    yield [
+                        Request(task, item, condition, others.get(item.id) if _swaps(condition) else None)
+                        for condition in same_input
+                    ]
 
 
-def cut(requests: Iterable[Request], rows: int, prefix: str) -> list[Batch]:
+def _swaps(condition: Condition) -> bool:
+    return condition.prune is not None and condition.prune.name == "swapped"
+
+
+def _shrinks_image(prune: Part) -> bool:
+    """Whether the pruner changes the pixels: its pictures are encoded apart."""
+    return bool(PRUNERS.get(prune.name).load().stage == "image")
+
+
+def other_images(items: Sequence[Item], seed: int) -> dict[str, tuple[ImageSource, ...]]:
+    """For each item the images of an item of another cluster, with as many images; drawn from ALL items of
+    a run, so that the number of processes does not change the draw."""
+    found: dict[str, tuple[ImageSource, ...]] = {}
+    for item in items:
+        others = [o for o in items if o.cluster != item.cluster and len(o.images) == len(item.images)]
+        if others:
+            found[item.id] = others[seed_for(seed, item.id, "swapped") % len(others)].images
+    return found
+
+
+def cut(requests: Sequence[Request], rows: int, prefix: str, first: int = 0) -> list[Batch]:
     """Batches of `rows` requests in the given order; the last one is filled up when it is computed."""
-    listed = list(requests)
+    parts = [tuple(requests[start : start + rows]) for start in range(0, len(requests), rows)]
     return [
-        Batch(f"{prefix}-{start // rows:06d}", rows, tuple(listed[start : start + rows]))
-        for start in range(0, len(listed), rows)
+        Batch(f"{prefix}-{first + i:06d}", _filled(len(part), rows), part) for i, part in enumerate(parts)
     ]
 
 
-def make_plan(requests: Iterable[Request], rows: int, prefix: str, seed: int) -> list[Batch]:
-    """Every batch of one process.
+def _filled(count: int, rows: int) -> int:
+    """Rows of a batch of `count` requests: all of `rows`, or the next power of two where that is fewer."""
+    return min(rows, 1 << (count - 1).bit_length())
 
+
+def make_plan(inputs: Iterable[Sequence[Request]], rows: int, prefix: str, seed: int) -> list[Batch]:
+    """Every batch of one process; `inputs` as `in_order` yields them.
+
+    `rows` inputs at a time, then method by method: batches behind one another show the same pictures, so that
+    one encoding serves all methods and ratios, and a batch is one program of the language model.
     Repeats are the noise floor, so each is placed elsewhere: index 1 alone in its batch, index 2 in another
     row of a batch of the same size, index 3 in a batch of another size among other neighbours.
     """
-    repeats: dict[int, list[Request]] = {}
-    plain: list[Request] = []
-    for request in requests:
-        index = request.condition.repeat
-        (repeats.setdefault(index, []) if index else plain).append(request)
-    batches = cut(plain, rows, f"{prefix}-b{rows}")
-    for index, placed in sorted(repeats.items()):
+    repeats: dict[tuple[int, str], list[Request]] = {}
+    plain: list[Sequence[Request]] = []
+    for same_input in inputs:
+        index = same_input[0].condition.repeat
+        if index:
+            for request in same_input:
+                repeats.setdefault((index, _program(request)), []).append(request)
+        else:
+            plain.append(same_input)
+    batches: list[Batch] = []
+    for start in range(0, len(plain), rows):
+        programs: dict[str, list[Request]] = {}
+        for request in (request for same_input in plain[start : start + rows] for request in same_input):
+            programs.setdefault(_program(request), []).append(request)
+        for requests in programs.values():
+            batches += cut(requests, rows, f"{prefix}-b{rows}", len(batches))
+    for (index, _), placed in sorted(repeats.items()):
         size = rows
         if index == 1:
             size = 1
@@ -100,5 +161,9 @@ def make_plan(requests: Iterable[Request], rows: int, prefix: str, seed: int) ->
         else:
             size = rows // 2 + 1 if rows > 1 else 2
             random.Random(seed_for(seed, "repeat", index)).shuffle(placed)
-        batches += cut(placed, size, f"{prefix}-r{index}b{size}")
+        batches += cut(placed, size, f"{prefix}-r{index}b{size}", len(batches))
     return batches
+
+
+def _program(request: Request) -> str:
+    return request.condition.prune.label if request.condition.prune else ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL.Image import Resampling
 
 from vlmbench.conditions import CLEAN, Part
 from vlmbench.engine.plan import Request
@@ -19,6 +20,7 @@ from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.prepare import to_rgb
 from vlmbench.perturb.risk import question_tags
 from vlmbench.perturb.text import QUESTIONS
+from vlmbench.prune import PRUNERS
 from vlmbench.registry import Registry
 from vlmbench.schema import State
 from vlmbench.seeds import digest, seed_for
@@ -84,10 +86,12 @@ def settle_early(request: Request, seed: int) -> Settled | None:
     error = request.item.meta.get("error")
     if error:
         return Settled(State.ERROR, str(error))
-    part = request.condition.image
+    part, prune = request.condition.image, request.condition.prune
+    if (part is not None or prune is not None) and not request.item.images:
+        return Settled(State.NOT_APPLICABLE, "the item has no image")
+    if prune is not None and prune.name == "swapped" and not request.images:
+        return Settled(State.NOT_APPLICABLE, "no item with another image to take one from")
     if part is not None:
-        if not request.item.images:
-            return Settled(State.NOT_APPLICABLE, "the item has no image")
         risks = IMAGES.get(part.name).build(part).risks()
         tags = sorted(risks & question_tags(request.item.question)) if risks else []
         if tags:
@@ -105,7 +109,12 @@ class Preparer:
     """Prepares requests in plan order; remembers the last few images, never anything about the model."""
 
     def __init__(
-        self, adapter: Adapter, seed: int, max_new_tokens: Mapping[str, int], space: str = "source"
+        self,
+        adapter: Adapter,
+        seed: int,
+        max_new_tokens: Mapping[str, int],
+        space: str = "source",
+        rows: int = 16,
     ) -> None:
         self.adapter = adapter
         self.seed = seed
@@ -114,6 +123,9 @@ class Preparer:
         self._sources: OrderedDict[str, Image.Image] = OrderedDict()
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
         self._originals: OrderedDict[str, list[list[int]]] = OrderedDict()
+        # methods follow one another on the same `rows` inputs, which are then prepared once
+        self._rows: OrderedDict[str, RowInputs] = OrderedDict()
+        self._most = max(8, rows)
 
     def prepare(self, request: Request) -> Prepared | Settled:
         """Raises nothing that concerns one item only: bad input becomes a settled ERROR."""
@@ -127,7 +139,8 @@ class Preparer:
             ):
                 return Settled(State.NOT_APPLICABLE, "unchanged: the perturbation left every pixel as it was")
             prompt = self.adapter.render(item.text(), len(pixels.images))
-            row = self.adapter.prepare(prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen)
+            row = self._row(request, prompt, pixels)
+            _check_budget(request, row)
             part = request.condition.question
             if part and not _is_identity(part, QUESTIONS):
                 self._check_rewritten(request, pixels, row)
@@ -136,6 +149,14 @@ class Preparer:
         except ItemError as error:
             return Settled(State.ERROR, str(error))
         return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
+
+    def _row(self, request: Request, prompt: str, pixels: Pixels) -> RowInputs:
+        most = self.max_new_tokens[request.task]
+        key = digest(prompt, request.pixels_group, most)
+        if key not in self._rows:
+            row = self.adapter.prepare(prompt, pixels.images, most, pixels.seen)
+            _remember(self._rows, key, row, self._most)
+        return self._rows[key]
 
     def _check_rewritten(self, request: Request, pixels: Pixels, row: RowInputs) -> None:
         """Raises NotApplicableError where the model cannot tell the rewritten question from the original
@@ -174,25 +195,37 @@ class Preparer:
     def _perturbed(self, request: Request) -> Pixels:
         key = request.pixels_group
         if key not in self._pixels:
-            _remember(self._pixels, key, self._perturb(request), 8)
+            _remember(self._pixels, key, self._perturb(request), self._most)
         return self._pixels[key]
 
     def _perturb(self, request: Request) -> Pixels:
-        sources = [self._source(source) for source in request.item.images]
+        sources = [self._source(source) for source in request.sources]
         if self.space == "model":
             sources = [self.adapter.resize_like_processor(image) for image in sources]
         before = _pixel_hash(sources)
-        part = request.condition.image
+        size = sources[0].size if sources else None
+        part, pruner = request.condition.image, _image_stage(request)
         if part is None:
-            return Pixels(tuple(sources), before, before, None, sources[0].size if sources else None)
+            images = self._smaller(sources, pruner) if pruner else tuple(sources)
+            return Pixels(images, before, _pixel_hash(images) if pruner else before, None, size)
         entry = IMAGES.get(part.name)
         perturb = self._resolved(entry.build(part), sources[0])
         draws = [
             perturb(image, seed_for(self.seed, source.key, *entry.draw_key(part)))
-            for image, source in zip(sources, request.item.images, strict=True)
+            for image, source in zip(sources, request.sources, strict=True)
         ]
         images = tuple(image for image, _ in draws)
+        images = self._smaller(images, pruner) if pruner else images
         return Pixels(images, before, _pixel_hash(images), draws[0][1], sources[0].size)
+
+    def _smaller(self, images: Sequence[Image.Image], pruner: Any) -> tuple[Image.Image, ...]:
+        """The images at the size at which the processor yields about the tokens that the pruner keeps."""
+        found = []
+        for image in images:
+            seen = self.adapter.native_resolution(image.size)
+            size = pruner.size(seen.size, seen.tokens, pruner.budget(seen.tokens), seen.snap)
+            found.append(image.resize(size, Resampling.BICUBIC))
+        return tuple(found)
 
     def _resolved(self, perturb: Any, image: Image.Image) -> Any:
         """Shifts given in patches of the model become pixels of this image."""
@@ -208,6 +241,24 @@ class Preparer:
         if source.key not in self._sources:
             _remember(self._sources, source.key, to_rgb(source.load()), 4)
         return self._sources[source.key]
+
+
+def _image_stage(request: Request) -> Any:
+    """The pruner that works on pixels, if the request has one."""
+    part = request.condition.prune
+    if part is None:
+        return None
+    pruner = PRUNERS.get(part.name).build(part)
+    return pruner if pruner.stage == "image" else None
+
+
+def _check_budget(request: Request, row: RowInputs) -> None:
+    """Raises NotApplicableError where the request's images have fewer tokens than are to be kept."""
+    part = request.condition.prune
+    if part is not None and row.visual_tokens:
+        pruner = PRUNERS.get(part.name).build(part)
+        if pruner.stage != "image":
+            pruner.budget(row.visual_tokens)
 
 
 def _is_identity(part: Part, registry: Registry) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Condition
 from vlmbench.engine.compute import Answerer, settled_record
-from vlmbench.engine.plan import Batch, Request, in_order, make_plan, shard
+from vlmbench.engine.plan import Batch, Request, in_order, make_plan, other_images, shard
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
 from vlmbench.engine.progress import Progress
 from vlmbench.engine.ranks import Ranks
@@ -56,25 +56,32 @@ def run_work(
     store = RecordStore(folder, ranks.rank)
     known = store.known(is_current)
     finished = {key for key, record in known.items() if record.state is not State.ERROR}
-    todo, settled = [], []
+    todo: list[list[Request]] = []
+    settled: list[Record] = []
     for part in work:
         mine = shard(part.items, ranks.rank, ranks.world)
-        for request in in_order(part.task, mine, part.conditions):
-            early = settle_early(request, settings.seed)
-            if early is None:
-                todo.append(request)
-            else:
-                record = settled_record(request, early, answerer.identity)
-                if known.get(request.key) != record:
-                    settled.append(record)
+        others = other_images(part.items, settings.seed)
+        for same_input in in_order(part.task, mine, part.conditions, others):
+            left = []
+            for request in same_input:
+                early = settle_early(request, settings.seed)
+                if early is None:
+                    left.append(request)
+                else:
+                    record = settled_record(request, early, answerer.identity)
+                    if known.get(request.key) != record:
+                        settled.append(record)
+            if left:
+                todo.append(left)
     if settled:
         store.append(settled)
     prefix = f"{ranks.rank}of{ranks.world}"
     plan = make_plan(todo, settings.batch_size, prefix, settings.seed)
+    total = sum(map(len, todo))
     # a batch with a missing row is computed again whole: its shape, and so its bits, stay what they were
     open_batches = [batch for batch in plan if any(r.key not in finished for r in batch.requests)]
-    with Progress(len(todo), settings.show_progress and ranks.main) as progress:
-        progress.advance(len(todo) - sum(len(batch.requests) for batch in open_batches))
+    with Progress(total, settings.show_progress and ranks.main) as progress:
+        progress.advance(total - sum(len(batch.requests) for batch in open_batches))
         for batch, rows, milliseconds in ahead(open_batches, preparer.prepare):
             store.append(answerer.batch(batch, rows, milliseconds))
             progress.advance(len(batch.requests))

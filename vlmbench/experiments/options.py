@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlmbench.models.aliases import resolve
+from vlmbench.tasks.load import find_spec
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -26,3 +29,11 @@ class RunOptions:
     show_progress: bool = True
     arguments: tuple[str, ...] = field(default=(), compare=False)
     """The command line as typed, for the manifest."""
+
+
+def check_sources(options: RunOptions) -> None:
+    """Tells a misspelt model or task before anything heavy is loaded. Raises UsageError."""
+    for name in options.tasks.split(","):
+        if name.strip():
+            find_spec(name.strip())
+    resolve(options.model)

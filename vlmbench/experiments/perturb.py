@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
 from vlmbench.errors import UsageError, did_you_mean, unknown
-from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.options import RunOptions, check_sources
+from vlmbench.experiments.prune import NEWLINES, part_of, pruned
 from vlmbench.metrics.tabulate import Variation
-from vlmbench.models.aliases import resolve
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
 from vlmbench.registry import Entry
-from vlmbench.tasks.load import find_spec
 
 if TYPE_CHECKING:
     from vlmbench.experiments.session import Result
@@ -41,6 +40,9 @@ class PerturbOptions:
     rewrite: str | None = None
     repeats: int = 3
     space: str = "source"
+    prune: str | None = None
+    """Models to perturb: pruners such as `zoo@0.9`, and `none` for the full one; None: the full one alone."""
+    newline: str = "counted"
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -54,6 +56,9 @@ class PerturbOptions:
         if "none" in rewrites and len(rewrites) > 1:
             raise UsageError(f"--rewrite {self.rewrite}: none goes with no other")
         _names(self.families, "--perturb")
+        if self.newline not in NEWLINES:
+            raise unknown("newline rule", self.newline, NEWLINES)
+        _pruners(self.prune)
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -67,25 +72,52 @@ def _names(text: str | None, option: str) -> list[str] | None:
 
 
 def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[Variation]:
-    """Clean first, then the noise floor, the image axis and the question axis; no condition twice.
+    """Clean first, then per pruner: itself against clean, and against itself the noise floor, the image axis
+    and the question axis; no condition twice.
 
     `phrasings` are the task's own alternative wordings. Raises UsageError for unknown names or parameters.
     """
     images, questions = _parts(options, phrasings)
-    found = [Variation(CLEAN)]
-    found += [
-        Variation(Condition(repeat=i), "repeat", "repeat", str(i), "clean")
-        for i in range(1, options.repeats + 1)
-    ]
     if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
-    null = {part.label for part in IMAGES.suite("null")}
-    found += [
-        _variation(Condition(image=p), "null" if p.label in null else "image", p, IMAGES.get(p.name))
-        for p in images
-    ]
-    found += [_variation(Condition(question=p), "question", p, QUESTIONS.get(p.name)) for p in questions]
+    found = [Variation(CLEAN)]
+    for pruner in _pruners(options.prune):
+        if pruner is not None:
+            found.append(pruned(pruner))
+        found += _of_model(pruner, images, questions, options.repeats)
     return list({v.condition.id: v for v in found}.values())
+
+
+def _of_model(
+    prune: Part | None, images: Sequence[Part], questions: Sequence[Part], repeats: int
+) -> Iterator[Variation]:
+    """What is done to the full model, or to the model under one pruner."""
+    reference = Condition(prune=prune).id
+    for i in range(1, repeats + 1):
+        yield Variation(Condition(prune=prune, repeat=i), "repeat", "repeat", str(i), reference)
+    null = {part.label for part in IMAGES.suite("null")}
+    for part in images:
+        axis = "null" if part.label in null else "image"
+        strength = _strength(part, IMAGES.get(part.name))
+        yield Variation(Condition(image=part, prune=prune), axis, part.name, strength, reference)
+    for part in questions:
+        strength = _strength(part, QUESTIONS.get(part.name))
+        yield Variation(Condition(question=part, prune=prune), "question", part.name, strength, reference)
+
+
+def _pruners(text: str | None) -> list[Part | None]:
+    """The models to perturb; None stands for the full one."""
+    found: list[Part | None] = []
+    for spec in _names(text, "--prune") or ["none"]:
+        part = None if spec == "none" else part_of(spec)
+        if part is not None and "ratio" in part.parameters and not _has_budget(part):
+            raise UsageError(f"--prune {spec} keeps every token: name its budget, {part.name}@0.9")
+        found.append(part)
+    return list(dict.fromkeys(found))
+
+
+def _has_budget(part: Part) -> bool:
+    return bool(part.parameters.get("ratio") or part.parameters.get("keep"))
 
 
 def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part], list[Part]]:
@@ -127,10 +159,6 @@ def _phrasing_parts(phrasings: Sequence[str]) -> Iterator[Part]:
     return (QUESTIONS.get("phrasing").part(name=name) for name in phrasings)
 
 
-def _variation(condition: Condition, axis: str, part: Part, entry: Entry) -> Variation:
-    return Variation(condition, axis, part.name, _strength(part, entry), "clean")
-
-
 def _strength(part: Part, entry: Entry) -> str:
     """What orders the conditions of a family: the largest of its strength parameters, without sign; the
     other parameters where those are all at their defaults, as in a shift by a patch."""
@@ -147,10 +175,7 @@ def _strength(part: Part, entry: Entry) -> str:
 def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
     """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
     variations(perturb)
-    for name in options.tasks.split(","):
-        if name.strip():
-            find_spec(name.strip())
-    resolve(options.model)
+    check_sources(options)
 
 
 def run(options: RunOptions, perturb: PerturbOptions) -> Result:
@@ -163,4 +188,4 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
         TaskPlan(task, items, limit, variations(perturb, task.phrasing_names))
         for task, items, limit in session.chosen
     ]
-    return session.run("perturb", plans, perturb.space)
+    return session.run("perturb", plans, perturb.space, perturb.newline)

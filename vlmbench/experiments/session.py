@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +20,12 @@ from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions
 from vlmbench.items import Item
+from vlmbench.metrics.cost import LlmShape
 from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
+from vlmbench.models.shape import llm_shape
+from vlmbench.prune import PRUNERS
 from vlmbench.schema import Column, Manifest, Record, State, Table, TaskBlock
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_tasks
@@ -78,9 +81,19 @@ class Session:
         self.adapter = Adapter(loaded)
         self.notes = list(loaded.notes)
 
-    def run(self, experiment: str, plans: Sequence[TaskPlan], space: str = "source") -> Result:
-        """Computes what is missing and returns the table; every process calls it, the first one writes."""
-        identity = self._identity(experiment, plans, space)
+    def run(
+        self,
+        experiment: str,
+        plans: Sequence[TaskPlan],
+        space: str = "source",
+        newline: str = "counted",
+        finish: Callable[[Table, Preparer, Path], Table] = lambda table, preparer, folder: table,
+    ) -> Result:
+        """Computes what is missing and returns the table; every process calls it, the first one writes.
+
+        finish: what the first process adds to the table before it is written, such as a timing pass.
+        """
+        identity = self._identity(experiment, plans, space, newline)
         folder = (
             self.options.out
             or Path("runs") / f"{experiment}-{self._short_name()}-{digest(identity, length=8)}"
@@ -92,8 +105,17 @@ class Session:
             manifests.open_run(folder, manifest)
         self.ranks.wait()
         max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
-        answerer = Answerer(self.adapter, self.scorers, max_new, digest(identity), self._tolerance())
-        preparer = Preparer(self.adapter, self.options.seed, max_new, space)
+        answerer = Answerer(
+            self.adapter,
+            self.scorers,
+            max_new,
+            digest(identity),
+            self._tolerance(),
+            self.options.seed,
+            newline,
+            _needs(plans),
+        )
+        preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size)
         work = [Work(p.task.name, p.items, [v.condition for v in p.variations]) for p in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         everything = ((p.task.name, item) for p in plans for item in p.items)
@@ -101,15 +123,28 @@ class Session:
         try:
             run_work(work, folder, answerer, preparer, settings, self.ranks, fresh)
             self.ranks.wait()
-            table = build_table(manifest, plans, read_records(folder, fresh), self.notes)
+            records = read_records(folder, fresh)
+            table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
             if self.ranks.main:
+                table = finish(table, preparer, folder)
                 table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]
             raise
         return Result(folder, table, self.ranks.main)
 
-    def _identity(self, experiment: str, plans: Sequence[TaskPlan], space: str) -> dict[str, Any]:
+    def _llm(self) -> LlmShape | None:
+        try:
+            return llm_shape(self.adapter.model)
+        except UsageError:  # a mixture of experts: its table goes without costs
+            return None
+
+    def _value_bytes(self) -> int:
+        return int(self.adapter.model.dtype.itemsize)
+
+    def _identity(
+        self, experiment: str, plans: Sequence[TaskPlan], space: str, newline: str
+    ) -> dict[str, Any]:
         loaded = self.adapter.loaded
         packages = manifests.package_versions(("vlmbench", "torch", "transformers"))
         return {
@@ -133,6 +168,7 @@ class Session:
             ],
             "seed": self.options.seed,
             "space": space,
+            "newline": newline,
             "decoding": "greedy",
             "packages": packages,
         }
@@ -156,6 +192,17 @@ def _choose(task: Task, options: RunOptions) -> tuple[list[Item], int | None]:
     if not items:
         raise UsageError(f"task {task.name} has no items")
     return items, None if number is None or number >= task.n_total else number
+
+
+def _needs(plans: Sequence[TaskPlan]) -> frozenset[str] | None:
+    """What the pruners of the plans want captured, together: one encoding serves them all."""
+    parts = {v.condition.prune for plan in plans for v in plan.variations if v.condition.prune}
+    if not parts:
+        return None
+    wanted: frozenset[str] = frozenset()
+    for part in parts:
+        wanted |= PRUNERS.get(part.name).build(part).needs
+    return wanted
 
 
 def _planned_batch_size(folder: Path) -> int | None:
@@ -203,6 +250,8 @@ def build_table(
     plans: Sequence[TaskPlan],
     records: Mapping[tuple[str, str, str], Record],
     notes: Sequence[str] = (),
+    llm: LlmShape | None = None,
+    value_bytes: int = 4,
 ) -> Table:
     """The result table of a run's records."""
     blocks, cells, summaries, remarks = [], [], [], list(notes)
@@ -230,7 +279,7 @@ def build_table(
             strata=Column.of([item.stratum for item in plan.items]),
             answers=[],
         )
-        done = tabulate(TaskResult(block, plan.items, plan.variations, mine))
+        done = tabulate(TaskResult(block, plan.items, plan.variations, mine, llm, value_bytes))
         blocks.append(done.block)
         cells += done.cells
         summaries += done.summaries

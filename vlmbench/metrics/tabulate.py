@@ -10,7 +10,10 @@ import numpy as np
 
 from vlmbench.conditions import Condition
 from vlmbench.items import Item
+from vlmbench.metrics.cost import LlmShape
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
+from vlmbench.metrics.retention import retention_metrics
+from vlmbench.metrics.spending import cost, tokens
 from vlmbench.metrics.stability import cell_metrics, summarise
 from vlmbench.packing import pack_indices
 from vlmbench.schema import Cell, Column, Record, State, Summary, TaskBlock
@@ -28,11 +31,24 @@ class Variation:
 
     condition: Condition
     axis: str = "clean"
-    """clean, repeat, null, image or question."""
+    """clean, repeat, null, image, question, prune or control."""
     family: str = ""
     strength: str = ""
+    """What orders the conditions of a family; of a pruner, its budget."""
     reference: str | None = None
     """Id of the condition that its flips are counted against."""
+
+    @property
+    def pruner(self) -> str:
+        """The method under which something else varies, empty for the full model."""
+        part = self.condition.prune
+        return part.label if part is not None and self.axis not in PRUNED else ""
+
+
+PRUNED = ("prune", "control")
+"""Axes on which the pruner itself is what varies, against the full model."""
+
+BLIND = "blind"
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,10 @@ class TaskResult:
     variations: Sequence[Variation]
     records: Mapping[tuple[str, str], Record]
     """By (item id, condition id); what is missing was never computed."""
+    llm: LlmShape | None = None
+    """Of the language model, for costs; None leaves them out."""
+    value_bytes: int = 4
+    """Of one value in the KV cache."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +140,13 @@ def tabulate(result: TaskResult) -> Tabulated:
 def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell:
     variation, outcomes = result.variations[j], arrays.outcomes
     condition = variation.condition
+    metrics = cell_metrics(outcomes, j, [] if variation.axis == "repeat" else floor)
+    if variation.axis in PRUNED:
+        metrics |= retention_metrics(outcomes, j, _blind(result))
     states = [STATES[code] for code in arrays.state[:, j]]
     is_reference = any(v.reference == condition.id for v in result.variations) or not variation.reference
     records = [result.records.get((item.id, condition.id)) for item in result.items]
+    counted = [record for record in records if record is not None and record.state.counts]
     return Cell(
         task=result.block.task,
         condition=condition.id,
@@ -136,7 +160,7 @@ def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell
         states={state: states.count(state) for state in STATES if state in states},
         unchanged=int(arrays.unchanged[:, j].sum()),
         ties=int((arrays.tie[:, j] & outcomes.valid[:, j]).sum()),
-        metrics=cell_metrics(outcomes, j, [] if variation.axis == "repeat" else floor),
+        metrics=metrics,
         score=Column.of([None if np.isnan(s) else float(s) for s in arrays.score[:, j]]),
         state=Column.of([str(state) for state in states]),
         answer=pack_indices([int(a) + 1 for a in arrays.answer[:, j]]),
@@ -145,8 +169,18 @@ def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell
         if is_reference
         else None,
         tie=[int(i) for i in np.flatnonzero(arrays.tie[:, j])],
+        tokens=tokens(counted) if condition.prune else None,
+        cost=cost(result.llm, result.value_bytes, counted),
         timing=_timing([record for record in records if record is not None]),
     )
+
+
+def _blind(result: TaskResult) -> int | None:
+    """The column of the run without any visual token."""
+    places = [
+        j for j, v in enumerate(result.variations) if v.condition.prune and v.condition.prune.name == BLIND
+    ]
+    return places[0] if places else None
 
 
 def _timing(records: Sequence[Record]) -> dict[str, float]:
@@ -171,13 +205,42 @@ def _digests(result: TaskResult) -> list[str]:
 
 
 def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterable[Summary]:
-    variants = [(j, v) for j, v in enumerate(result.variations) if v.axis not in {"clean", "repeat"}]
+    yield from _pruned_groups(result, arrays)
+    for pruner in _distinct(v.pruner for v in result.variations):
+        mine = [j for j in floor if result.variations[j].pruner == pruner]
+        yield from _stability(result, arrays, mine, pruner)
+
+
+def _pruned_groups(result: TaskResult, arrays: _Arrays) -> Iterable[Summary]:
+    """Every pruner at every budget, by category and by stratum."""
+    columns = [j for j, v in enumerate(result.variations) if v.axis in PRUNED]
+    for name in ("category", "stratum"):
+        labels = np.array([getattr(item, name) for item in result.items])
+        for label in sorted(set(labels.tolist()) - {""}) if columns else ():
+            rows = arrays.outcomes.rows(labels == label)
+            for j in columns:
+                found = cell_metrics(rows, j) | retention_metrics(rows, j, _blind(result))
+                variation = result.variations[j]
+                group = {"axis": variation.axis, "condition": variation.condition.id, name: label}
+                yield Summary(task=result.block.task, group=group, metrics=found)
+
+
+def _stability(result: TaskResult, arrays: _Arrays, floor: list[int], pruner: str) -> Iterable[Summary]:
+    """What the perturbations do to the full model, or to the model with one pruner."""
+    variants = [
+        (j, v)
+        for j, v in enumerate(result.variations)
+        if v.axis not in {"clean", "repeat", *PRUNED} and v.pruner == pruner
+    ]
     # null variants change nothing that anyone could see: they stand beside the floor, not in the total
     everything = [j for j, v in variants if v.axis != "null"]
+    named = {"prune": pruner} if pruner else {}
 
     def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
         found = summarise(arrays.outcomes, columns, mask, [] if group.get("axis") == "repeat" else floor)
-        return Summary(task=result.block.task, group=group, metrics=found.metrics, counts=found.counts)
+        return Summary(
+            task=result.block.task, group={**named, **group}, metrics=found.metrics, counts=found.counts
+        )
 
     if floor:
         yield over({"axis": "repeat"}, floor)

@@ -5,8 +5,9 @@ The generic path serves all families; nothing is kept on the model, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +15,30 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlmbench.errors import ItemError, UsageError
-from vlmbench.models import decoding, features
+from vlmbench.errors import ItemError, NotApplicableError, UsageError
+from vlmbench.models import decoding, families, features, pruning
 from vlmbench.models.decoding import Generation
-from vlmbench.models.features import EncoderOutput, ImageFeatures
-from vlmbench.models.geometry import Size, input_sizes, keeps_shape, pixels_per_patch, resized_size
+from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
+from vlmbench.models.geometry import (
+    NativeResolution,
+    Size,
+    input_sizes,
+    keeps_shape,
+    pixels_per_patch,
+    resized_size,
+)
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left, split_inputs
+from vlmbench.models.inside import InsideLog, prune_inside
+from vlmbench.models.pruning import Inside, Subject
 from vlmbench.models.replay import SeenImages
+from vlmbench.models.shrink import keep_columns, kept_positions, shrink
+from vlmbench.prune.base import COMPACT
+from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
     from vlmbench.models.loading import LoadedModel
+    from vlmbench.prune.base import Pruner
+    from vlmbench.prune.projector import Projector
 
 
 @dataclass(frozen=True)
@@ -125,27 +140,112 @@ class Adapter:
         count = int((sequence["input_ids"] == self.image_token_id).sum())
         return RowInputs(sequence, vision, count, input_sizes(vision, self.model.config))
 
-    def encode(self, rows: Sequence[RowInputs]) -> EncoderOutput:
-        """Features of the images of each row: call it once per distinct image, not once per question."""
+    def encode(self, rows: Sequence[RowInputs], needs: frozenset[str] | None = None) -> EncoderOutput:
+        """Features of the images of each row: call it once per distinct image, not once per question.
+
+        needs: what pruners want captured (see `prune.base.NEEDS`); None leaves the layout out too.
+        """
         vision = self._to_device(merge_vision([row.vision for row in rows]))
-        return features.encode(self.model, vision, [row.visual_tokens for row in rows])
+        return features.encode(self.model, vision, [row.visual_tokens for row in rows], needs)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """The projector in float32, with its closed form where one is known; its matrices are kept here."""
+        return families.projector(self.model)
+
+    def prune(
+        self, pruner: Pruner, subjects: Sequence[Subject], newline: str = "counted"
+    ) -> list[VisualInput | NotApplicableError]:
+        """What remains of each request's visual tokens; see `models.pruning.prune`."""
+        projector = self.projector if "projector_in" in pruner.needs else None
+        return pruning.prune(self.model, projector, pruner, subjects, newline)
 
     def answer(
         self,
         rows: Sequence[RowInputs],
         encoded: EncoderOutput | None,
-        order: Sequence[ImageFeatures],
+        visual: Sequence[ImageFeatures | VisualInput | None],
         max_new_tokens: int,
+        positions: Sequence[str] = (),
+        inside: Inside | None = None,
     ) -> list[Generation]:
-        """Greedy answers; `order[i]` are the features of row i, given to the model in place of pixels."""
+        """Greedy answers; `visual[i]` is given to the model in place of row i's pixels, None without any.
+
+        positions: per row `original` or `compact` ids of what pruning left; original where not given.
+        inside: a method that drops tokens between the layers of the language model.
+        """
+        inputs = self.model_inputs(rows, encoded, visual, positions)
+        with self._program(inside, inputs, visual) as log:
+            generations = decoding.generate(self.model, self.tokenizer, inputs, max_new_tokens, self.pad_id)
+        return [
+            self._with_tokens(*each, row, log)
+            for row, each in enumerate(zip(generations, visual, strict=True))
+        ]
+
+    def model_inputs(
+        self,
+        rows: Sequence[RowInputs],
+        encoded: EncoderOutput | None,
+        visual: Sequence[ImageFeatures | VisualInput | None],
+        positions: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Keyword arguments of `generate` for a batch whose images are encoded and, it may be, pruned."""
         length = bucket(max(row.length for row in rows))
         inputs: dict[str, Any] = self._to_device(pad_left(rows, length, self.pad_id))
-        inputs["position_ids"] = self.position_ids(rows, inputs)
+        ids = self.position_ids(rows, inputs)
         # M-RoPE families would rebuild positions from these and the pixels' grid, which generate never sees
         inputs.pop("mm_token_type_ids", None)
-        if encoded is not None:
+        if any(isinstance(part, VisualInput) for part in visual):
+            left = [row.length - _gone(row, part) for row, part in zip(rows, visual, strict=True)]
+            valid = inputs["attention_mask"].bool()
+            places = (inputs["input_ids"] == self.image_token_id) & valid
+            kept = keep_columns(places, valid, visual, bucket(max(left)))
+            compact = [choice == COMPACT for choice in positions] or [False] * len(rows)
+            ids = kept_positions(ids, kept, places, visual, compact)
+            inputs = shrink(inputs, kept, self.pad_id)
+        inputs["position_ids"] = ids
+        order = [part for part in visual if part is not None]
+        if encoded is not None and any(len(part.rows) for part in order):
             inputs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, order)}
-        return decoding.generate(self.model, self.tokenizer, inputs, max_new_tokens, self.pad_id)
+        return inputs
+
+    @contextmanager
+    def _program(
+        self,
+        inside: Inside | None,
+        inputs: Mapping[str, Tensor],
+        visual: Sequence[ImageFeatures | VisualInput | None],
+    ) -> Iterator[InsideLog | None]:
+        """The language model with a method inside it, or as it is."""
+        if inside is None:
+            yield None
+            return
+        spans = inside.spans((inputs["input_ids"] == self.image_token_id), visual)
+        with prune_inside(self.model, inside.pruner, spans, inside.pruner.positions) as log:
+            yield log
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the language model."""
+        return len(self.model.base_model.get_decoder().layers)
+
+    def _with_tokens(
+        self,
+        generation: Generation,
+        part: ImageFeatures | VisualInput | None,
+        row: int,
+        log: InsideLog | None,
+    ) -> Generation:
+        """The generation with the visual tokens that each layer of the language model got to see."""
+        count = 0 if part is None else len(part.rows)
+        if log is not None:
+            kept = [indices.tolist() for indices in log.kept[row]]
+            entered = tuple(layer[row] for layer in log.entered)
+            return replace(generation, visual_tokens=entered, kept_hash=digest("inside", kept))
+        name = (
+            digest(part.keep.tolist(), part.position_from.tolist()) if isinstance(part, VisualInput) else None
+        )
+        return replace(generation, visual_tokens=(count,) * self.layers, kept_hash=name)
 
     def position_ids(self, rows: Sequence[RowInputs], sequence: Mapping[str, Tensor]) -> Tensor:
         """What `generate` would use: [B, S], or [4, B, S] for families with M-RoPE."""
@@ -169,6 +269,16 @@ class Adapter:
     @cached_property
     def _resized(self) -> dict[Size, Size | None]:
         return {}
+
+    def native_resolution(self, source: Size) -> NativeResolution:
+        """How the model sees an image of `source` size whole. Raises NotApplicableError where it resizes all
+        images to one size or cuts them into tiles."""
+        row = self.prepare(self.render("?", 1), [Image.new("RGB", source, "white")], 0)
+        if not keeps_shape(row.vision) or len(row.input_size) != 1:
+            raise NotApplicableError(
+                "the model has a fixed resolution: fewer pixels would not mean fewer tokens; use pool"
+            )
+        return NativeResolution(row.input_size[0], row.visual_tokens)
 
     def source_pixels_per_patch(self, source: Size) -> int | None:
         """Source pixels under one patch where that is a whole number: a shift by it moves whole patches."""
@@ -210,3 +320,8 @@ def _plain_prompt(family: str, image_mark: str, n_images: int, text: str) -> str
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def _gone(row: RowInputs, part: ImageFeatures | VisualInput | None) -> int:
+    """Visual tokens of a row that pruning took."""
+    return row.visual_tokens - len(part.keep) if isinstance(part, VisualInput) else 0

@@ -24,6 +24,10 @@ class Generation:
     """That probability minus the runner-up's."""
     min_margin: float
     """Smallest gap between the two largest logits over all generated tokens."""
+    visual_tokens: tuple[int, ...] = ()
+    """Visual tokens that entered each layer of the language model."""
+    kept_hash: str | None = None
+    """Names the set of visual tokens that reached the last layer; None where all of them did."""
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]

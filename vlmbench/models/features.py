@@ -85,10 +85,15 @@ def _flatten(pooled: Any) -> Tensor:
 
 
 @torch.inference_mode()
-def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> EncoderOutput:
+def encode(
+    model: Any, vision: Mapping[str, Tensor], counts: Sequence[int], needs: frozenset[str] | None = None
+) -> EncoderOutput:
     """Vision tower and projector for merged vision tensors; `counts[i]` placeholders belong to request i.
 
-    Raises UsageError where the model has no image features to give.
+    With `needs`, names out of `prune.base.NEEDS` or none of them, features also tell of their images; names
+    that only the language model can serve are passed over. Hooks and taps exist during the call alone.
+
+    Raises UsageError where the model has no image features to give, or the family not what is needed.
     """
     encoder = getattr(model.base_model, "get_image_features", None)
     if encoder is None:
@@ -96,12 +101,24 @@ def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> E
             f"{type(model).__name__} has no get_image_features: its images cannot be encoded apart"
         )
     wanted = inspect.signature(encoder).parameters
-    output = encoder(**{key: value for key, value in vision.items() if key in wanted}, return_dict=True)
+    arguments = {key: value for key, value in vision.items() if key in wanted}
+    images: Sequence[tuple[ImageTokens, ...]] = [()] * len(counts)
+    if needs is None:
+        output = encoder(**arguments, return_dict=True)
+    else:
+        from vlmbench.models.capture import Capture
+
+        capture = Capture(model, needs)
+        with capture.recording():
+            output = encoder(**arguments, return_dict=True)
+        images = capture.images(arguments, output, counts)
     pooled = output.pooler_output
     rows = torch.split(_flatten(pooled), list(counts))
     layers = getattr(output, "deepstack_features", None) or ()
     deep = [torch.split(_flatten(layer), list(counts)) for layer in layers]
-    features = tuple(ImageFeatures(rows[i], tuple(layer[i] for layer in deep)) for i in range(len(counts)))
+    features = tuple(
+        ImageFeatures(rows[i], tuple(layer[i] for layer in deep), images[i]) for i in range(len(counts))
+    )
     return EncoderOutput(
         features,
         type(output),
@@ -110,7 +127,7 @@ def encode(model: Any, vision: Mapping[str, Tensor], counts: Sequence[int]) -> E
     )
 
 
-def for_requests(encoded: EncoderOutput, order: Sequence[ImageFeatures]) -> Any:
+def for_requests(encoded: EncoderOutput, order: Sequence[ImageFeatures | VisualInput]) -> Any:
     """What `forward(mm_encoder_outputs={"image": ..})` takes; features in (batch, sequence) order."""
     rows = [features.rows for features in order]
     pooled: Any = torch.cat(rows)[None] if encoded.as_tensor else rows

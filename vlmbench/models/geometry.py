@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class NativeResolution:
+    """How a model that sees images in their own shape sees one."""
+
+    size: Size
+    """Width and height in pixels that enter the encoder."""
+    tokens: int
+    """Visual tokens that they make."""
+
+    @property
+    def snap(self) -> int:
+        """Pixels along the side of one token: sizes are multiples of it."""
+        return max(1, round(math.sqrt(self.size[0] * self.size[1] / max(1, self.tokens))))
 
 
 def input_sizes(vision: Mapping[str, Tensor], config: Any) -> tuple[Size, ...]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from vlmbench.errors import ExitCode
-from vlmbench.report.view import Section, sections
+from vlmbench.report.figures import Section
+from vlmbench.report.view import sections
 from vlmbench.schema import Table
 
 if TYPE_CHECKING:

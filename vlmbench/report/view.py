@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from vlmbench.schema import Estimate, Summary, Table, TaskBlock
-
-
-@dataclass(frozen=True)
-class Section:
-    """A title, lines of prose, and at most one grid."""
-
-    title: str
-    lines: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-
-
-def percent(figure: Estimate | None, signed: bool = False) -> str:
-    """`5.2 [3.1, 7.4]` in percent; a dash where there is nothing to say."""
-    if figure is None or figure.value is None:
-        return "-"
-    sign = "+" if signed else ""
-    value = f"{100 * figure.value:{sign}.1f}"
-    if figure.low is None or figure.high is None:
-        return value
-    return f"{value} [{100 * figure.low:{sign}.1f}, {100 * figure.high:{sign}.1f}]"
-
-
-def short_percent(figure: Estimate | None, signed: bool = False) -> str:
-    """The value alone."""
-    if figure is None or figure.value is None:
-        return "-"
-    return f"{100 * figure.value:{'+' if signed else ''}.1f}"
+from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.report.pruning import pruning_sections
+from vlmbench.schema import Summary, Table, TaskBlock
 
 
 def sections(table: Table) -> list[Section]:
     """The whole table, most important first."""
     found = [_head(table)]
     for block in table.tasks:
+        found += pruning_sections(table, block)
         found += _perturb_sections(table, block)
     if table.notes:
         found.append(Section("Notes", tuple(table.notes)))
@@ -76,12 +51,35 @@ def _times(table: Table) -> Iterator[str]:
 
 
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
-    summaries = [summary for summary in table.summaries if summary.task == block.task]
-    clean = next((c for c in table.cells if c.task == block.task and c.condition == "clean"), None)
+    """What perturbations do to the full model, then to each pruned one."""
+    mine = [s for s in table.summaries if s.task == block.task and "condition" not in s.group]
+    for pruner in dict.fromkeys(s.group.get("prune", "") for s in mine):
+        own = [
+            s.model_copy(update={"group": {k: v for k, v in s.group.items() if k != "prune"}})
+            for s in mine
+            if s.group.get("prune", "") == pruner
+        ]
+        for section in _stability_sections(table, block, own, pruner):
+            yield replace(section, title=f"{section.title} · {pruner}") if pruner else section
+
+
+def _stability_sections(
+    table: Table, block: TaskBlock, summaries: Sequence[Summary], pruner: str
+) -> Iterator[Section]:
+    cells = {cell.condition: cell for cell in table.cells if cell.task == block.task}
+    reference = cells.get(pruner or "clean")
     lines = []
-    if clean is not None:
-        lines.append(f"accuracy on the unchanged input: {percent(clean.metrics.get('accuracy'))} %")
+    if reference is not None:
+        accuracy = percent(reference.metrics.get("accuracy"))
+        lines.append(f"accuracy on the unchanged input: {accuracy} %")
+    if reference is not None and pruner:
+        loyalty = percent(reference.metrics.get("loyalty"))
+        lines.append(
+            f"loyalty: {loyalty} % of the answers equal the full model's; flips count against {pruner}"
+        )
     axes = [s for s in summaries if s.group.keys() == {"axis"}]
+    if not axes:
+        return
     yield _axis_section(block, lines, sorted(axes, key=lambda s: _AXES.index(s.group["axis"])))
     families = [s for s in summaries if "family" in s.group and "strength" not in s.group]
     if families:

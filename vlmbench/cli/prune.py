@@ -1,0 +1,143 @@
+"""`vlmbench prune`: how many visual tokens can go, and at what cost?"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vlmbench.cli import options as o
+
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        help="Methods to compare, each with its parameters: `zoo,divprune,zoo(estimator=sampled)`; "
+        "see `list pruners`. Controls are always beside them. [default: zoo,divprune,norm,visionzip,fastv]",
+        rich_help_panel=o.MODEL,
+        show_default=False,
+    ),
+]
+Ratios = Annotated[
+    str | None,
+    typer.Option(
+        "--ratio",
+        help="Shares of the visual tokens removed, in [0, 1). [default: 0.5,0.75,0.9]",
+        rich_help_panel=o.MODEL,
+        show_default=False,
+    ),
+]
+Keeps = Annotated[
+    str | None,
+    typer.Option(
+        "--keep", help="The same budget as tokens kept per image: `192,128,64`.", rich_help_panel=o.MODEL
+    ),
+]
+Positions = Annotated[
+    str | None,
+    typer.Option(
+        "--positions",
+        help="Position ids after pruning, for all methods: original or compact. [default: each paper's own]",
+        rich_help_panel=o.MODEL,
+        show_default=False,
+    ),
+]
+Newline = Annotated[
+    str,
+    typer.Option(
+        "--newline",
+        help="Row-end tokens of tiling models: counted in the budget, kept outside it, or dropped.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+Pictures = Annotated[
+    int,
+    typer.Option(
+        "--pictures",
+        min=0,
+        help="Also draw N items with the dropped tokens dimmed, and accuracy against ratio.",
+        rich_help_panel=o.OUT,
+    ),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        "--timing-repeats",
+        min=0,
+        help="Repeats of the separate timing pass, at least 5; 0 leaves it out.",
+        rich_help_panel=o.HOW,
+    ),
+]
+TimingBatches = Annotated[
+    str,
+    typer.Option("--timing-batch", help="Batch sizes of the timing pass.", rich_help_panel=o.HOW),
+]
+NewTokens = Annotated[
+    str,
+    typer.Option(
+        "--timing-tokens", help="Output lengths of the timing pass, in tokens.", rich_help_panel=o.HOW
+    ),
+]
+
+
+def prune(
+    ctx: typer.Context,
+    model: o.Model = "demo",
+    task: o.Task = "demo",
+    method: Methods = None,
+    ratio: Ratios = None,
+    keep: Keeps = None,
+    positions: Positions = None,
+    newline: Newline = "counted",
+    limit: o.Limit = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = "auto",
+    timing_repeats: Repeats = 5,
+    timing_batch: TimingBatches = "1",
+    timing_tokens: NewTokens = "8",
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    device_map: o.DeviceMap = None,
+    attn: o.Attention = "auto",
+    include: o.Include = None,
+    config: o.Config = None,
+    out: o.Out = None,
+    pictures: Pictures = 0,
+    json: o.Json = False,
+) -> int:
+    """How many visual tokens can go, and at what cost in accuracy?
+
+    Without options it compares five methods at three ratios, beside their controls, on the embedded demo
+    model, in about two minutes on two CPU cores.
+
+    Examples:
+      vlmbench prune
+      vlmbench prune --ratio 0.9 --method "zoo,zoo(estimator=sampled,m=64),divprune"
+      vlmbench prune --model path/to/model --task my.yaml --keep 192,128,64 --pictures 8
+    """
+    from vlmbench.cli.configured import merged
+    from vlmbench.experiments.prune import METHODS, PruneOptions, check_names, run
+    from vlmbench.registry import include_file
+
+    given = merged(ctx, config)
+    run_options = o.run_options(given, sys.argv[1:])
+    for path in run_options.include:
+        include_file(path)
+    plan = PruneOptions(
+        methods=METHODS if given["method"] is None else given["method"],
+        ratios=given["ratio"],
+        keeps=given["keep"],
+        positions=given["positions"],
+        newline=given["newline"],
+        pictures=given["pictures"],
+        timing_repeats=given["timing_repeats"],
+        timing_batches=o.positives(given["timing_batch"], "--timing-batch"),
+        timing_tokens=o.positives(given["timing_tokens"], "--timing-tokens"),
+    )
+    check_names(run_options, plan)
+    from vlmbench.cli.quiet import quiet_libraries
+    from vlmbench.report.printing import print_result
+
+    quiet_libraries()
+    return print_result(run(run_options, plan), as_json=given["json"])

@@ -1,0 +1,136 @@
+"""`prune`: how many visual tokens can go, and at what cost? Methods x ratios beside their controls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
+from vlmbench.errors import UsageError
+from vlmbench.experiments.options import RunOptions, check_sources
+from vlmbench.metrics.tabulate import Variation
+from vlmbench.prune import PRUNERS
+
+if TYPE_CHECKING:
+    from vlmbench.experiments.session import Result
+
+METHODS = "zoo,divprune,norm,visionzip,fastv"
+"""Compared where none are named."""
+
+CONTROLS = ("random", "uniform", "pool", "downsample")
+"""In every table, at every budget."""
+
+FIXED = ("identity", "blind", "swapped")
+"""In every table, once: the full way without loss, no visual token, another item's image."""
+
+RATIOS = "0.5,0.75,0.9"
+NEWLINES = ("counted", "kept", "dropped")
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """Which methods at which budgets. Raises UsageError for what cannot be meant."""
+
+    methods: str = METHODS
+    ratios: str | None = None
+    """Shares of visual tokens removed, comma-separated; `RATIOS` where neither budget is given."""
+    keeps: str | None = None
+    """The same as counts of tokens kept per image."""
+    positions: str | None = None
+    """`original` or `compact` for all methods; None leaves each its paper's choice."""
+    newline: str = "counted"
+    pictures: int = 0
+    timing_repeats: int = 5
+    """Of the separate timing pass; 0 leaves it out."""
+    timing_batches: tuple[int, ...] = (1,)
+    timing_tokens: tuple[int, ...] = (8,)
+    """Output lengths."""
+
+    def __post_init__(self) -> None:
+        if self.ratios is not None and self.keeps is not None:
+            raise UsageError("--ratio and --keep are the same budget: give one of them")
+        if self.newline not in NEWLINES:
+            raise UsageError(f"--newline must be one of {', '.join(NEWLINES)}: got {self.newline!r}")
+        if self.pictures < 0:
+            raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
+        if 0 < self.timing_repeats < 5:
+            raise UsageError(f"--timing-repeats must be 0 or at least 5: got {self.timing_repeats}")
+        variations(self)
+
+    @property
+    def budgets(self) -> list[dict[str, str]]:
+        """One mapping per budget, as text: `{"ratio": "0.9"}`."""
+        name, text = ("keep", self.keeps) if self.keeps is not None else ("ratio", self.ratios or RATIOS)
+        values = [value.strip() for value in text.split(",") if value.strip()]
+        if not values:
+            raise UsageError(f"--{name} names no budget: got {text!r}")
+        if name == "keep" and any(not v.isdecimal() or int(v) < 1 for v in values):
+            raise UsageError(f"--keep must be whole numbers above 0: got {text!r}")
+        return [{name: value} for value in values]
+
+
+def variations(options: PruneOptions) -> list[Variation]:
+    """Clean first, then what has no budget, then budget by budget the methods and their controls."""
+    found = [Variation(CLEAN)]
+    found += [pruned(PRUNERS.get(name).part(), "control") for name in FIXED]
+    specs = split_list(options.methods)
+    if not specs:
+        raise UsageError(f"--method names nothing: got {options.methods!r}")
+    for budget in options.budgets:
+        found += [pruned(part) for spec in specs for part in [part_of(spec, budget, options.positions)]]
+        controls = (PRUNERS.get(name).part(**budget) for name in CONTROLS)
+        found += [pruned(part, "control") for part in controls]
+    return list({v.condition.id: v for v in found}.values())
+
+
+def part_of(spec: str, budget: dict[str, str] | None = None, positions: str | None = None) -> Part:
+    """`zoo`, `zoo@0.9` or `zoo(m=16)` as a part; `budget` applies where the spec names none.
+
+    Raises UsageError for unknown names and parameters and for budgets out of range.
+    """
+    name, given = parse_spec(spec)
+    entry = PRUNERS.get(name)
+    known = {param.name for param in entry.params}
+    if {"ratio", "keep"} <= given.keys():
+        raise UsageError(f"{spec}: ratio and keep are the same budget: give one of them")
+    if budget and "ratio" in known and not {"ratio", "keep"} & given.keys():
+        given = {**given, **budget}
+    if positions is not None and "positions" in known and "positions" not in given:
+        given = {**given, "positions": positions}
+    return entry.part(**given)
+
+
+def pruned(part: Part, axis: str = "prune") -> Variation:
+    """A method at a budget, told apart from the unpruned model."""
+    return Variation(Condition(prune=part), axis, _family(part), budget_of(part), "clean")
+
+
+def budget_of(part: Part) -> str:
+    """`0.9`, `64 tokens`, or nothing for what has no budget."""
+    parameters = part.parameters
+    if parameters.get("keep"):
+        return f"{parameters['keep']} tokens"
+    return show_value(parameters["ratio"]) if "ratio" in parameters else ""
+
+
+def _family(part: Part) -> str:
+    """The method with what sets it apart but for the budget: `zoo(m=16)`."""
+    entry = PRUNERS.get(part.name)
+    budget = {p.name for p in entry.params if p.strength}
+    return entry.part(**{k: v for k, v in part.params if k not in budget}).label
+
+
+def check_names(options: RunOptions, prune: PruneOptions) -> None:
+    """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
+    variations(prune)
+    check_sources(options)
+
+
+def run(options: RunOptions, prune: PruneOptions) -> Result:
+    """The whole experiment: answers, then the separate timing pass."""
+    check_names(options, prune)
+    from vlmbench.experiments.session import Session, TaskPlan
+
+    session = Session(options)
+    plans = [TaskPlan(task, items, limit, variations(prune)) for task, items, limit in session.chosen]
+    return session.run("prune", plans, newline=prune.newline)

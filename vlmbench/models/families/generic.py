@@ -1,0 +1,64 @@
+"""Families that nobody described: what can be found by the usual names, and nothing guessed beyond that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from vlmbench.errors import UsageError
+from vlmbench.models.families.base import Family, Layout, Picture, raster, same_units
+
+if TYPE_CHECKING:
+    from vlmbench.prune.forms import Form
+
+PROJECTORS = ("multi_modal_projector", "connector", "visual.merger")
+
+
+class Generic(Family):
+    """One projector module, one projector output per visual token, one image or more per request.
+
+    Square numbers of tokens are taken for squares, others for one long row. Encoder attention is refused:
+    nothing tells which patch is which token.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def receiver(self, model: Any) -> nn.Module:
+        for path in PROJECTORS:
+            module: Any = model.base_model
+            for name in path.split("."):
+                module = getattr(module, name, None)
+            if isinstance(module, nn.Module):
+                return module
+        raise UsageError(
+            f"{self.name}: pruning finds no projector (looked for {', '.join(PROJECTORS)}); "
+            "use random, uniform or divprune"
+        )
+
+    def layout(self, model: Any, vision: Mapping[str, Tensor], pooled: Any, counts: Sequence[int]) -> Layout:
+        parts = list(pooled) if not isinstance(pooled, Tensor) or pooled.ndim > 2 else [pooled]
+        parts = [part.reshape(-1, part.shape[-1]) for part in parts]
+        pictures, first = [], 0
+        for i, part in enumerate(parts):
+            n = part.shape[0]
+            side = math.isqrt(n)
+            grid = raster(side, side, part.device) if side * side == n else raster(1, n, part.device)
+            pictures.append(Picture(grid, slice(first, first + n), slice(i, i + 1)))
+            first += n
+        return Layout(tuple(pictures), same_units(first, 1))
+
+    def attention(self, model: Any) -> nn.Module:
+        raise UsageError(
+            f"{self.name}: pruning cannot read this family's encoder attention; use zoo or divprune"
+        )
+
+    def form(self, model: Any) -> Form | None:
+        return None
+
+    def project(self, model: Any, x: Tensor) -> Tensor:
+        projected: Tensor = self.receiver(model)(x.flatten(1)[None])
+        return projected.reshape(-1, projected.shape[-1])

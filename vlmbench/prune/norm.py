@@ -1,0 +1,53 @@
+"""Norm: what is left of ZOO-Prune when sensitivity is replaced by the length of the feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.budget import split_budget
+from vlmbench.prune.greedy import by_tile, check_finite, greedy_many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Norm(Pruner):
+    """Norm of the projected features x diversity.
+
+    The greedy choice of ZOO-Prune with ||Z_i||, scaled to [0, 1] per tile, in place of the sensitivity: the
+    ablation that asks whether sensitivity is more than norm. Each tile gets an equal share of the budget.
+    Where the norms of a tile are the same within a thousandth, they are noise: all scores are one and the
+    choice is DivPrune's.
+
+    Based on ZOO-Prune's selection (https://arxiv.org/abs/2509.24837); the score is this project's control.
+
+    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d].
+    """
+
+    def select(self, ctx: Context, k: int) -> Tensor:
+        return self.select_many([ctx], [k])[0]
+
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        tiles = [by_tile(ctx.grid) for ctx in contexts]
+        shares = [
+            share
+            for members, k in zip(tiles, ks, strict=True)
+            for share in split_budget(k, [len(m) for m in members])
+        ]
+        features = [ctx.features[m] for ctx, members in zip(contexts, tiles, strict=True) for m in members]
+        chosen = iter(greedy_many(features, [_score(f) for f in features], shares))
+        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+
+
+def _score(features: Tensor) -> Tensor | None:
+    """[n]: norms of one tile in [0, 1]; None where they are all equal."""
+    norm = torch.linalg.vector_norm(features.float(), dim=-1)
+    check_finite(norm, "visual features")
+    low, high = norm.min(), norm.max()
+    if high - low < 1e-3 * norm.mean() or high == low:
+        return None
+    score: Tensor = (norm - low) / (high - low + 1e-8)
+    return score

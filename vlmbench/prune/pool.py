@@ -1,0 +1,93 @@
+"""Pool: average-pooled features, the down-sampling of models with a fixed resolution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlmbench.prune.base import Context, Pruner, Reduced
+from vlmbench.prune.budget import split_budget
+from vlmbench.prune.greedy import by_tile, check_finite, first_max
+
+_ASPECT = 2.0  # cells may be this much wider or higher than the grid's own shape says
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool(Pruner):
+    """A coarser feature grid: the mean over each of h' x w' <= k cells.
+
+    h' x w' is the largest product within the budget whose cells are at most twice as wide or high as the
+    grid's shape says, then the one nearest to that shape. Cells partition the tokens. Each tile gets an equal
+    share of the budget. With k = N nothing changes.
+
+    Control; stands in for `downsample` where the resolution is fixed (VTC-Bench).
+
+    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and grid [N, 3].
+    """
+
+    merges: ClassVar[bool] = True
+    adaptive: ClassVar[bool] = True
+
+    def reduce(self, ctx: Context, k: int) -> Reduced:
+        features = ctx.features.float()
+        check_finite(features, "visual features")
+        tiles = by_tile(ctx.grid)
+        rows, centres = [], []
+        for members, share in zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True):
+            if share == 0:
+                continue
+            cell, distance = _cells(ctx.grid[members, 1:], share)
+            for c in range(int(cell.max()) + 1):
+                mine = members[cell == c]
+                row = features.new_zeros(ctx.n)
+                row[mine] = 1 / len(mine)
+                rows.append(row)
+                centres.append(mine[first_max(-distance[cell == c])])
+        position_from, order = torch.stack(centres).sort()
+        weights = torch.stack(rows)[order]
+        single = (weights > 0).sum(1) == 1
+        return Reduced(
+            features=(weights @ features).to(ctx.features.dtype),
+            source=torch.where(single, position_from, -1),
+            weights=weights,
+            position_from=position_from,
+        )
+
+
+def shape(height: int, width: int, k: int) -> tuple[int, int]:
+    """(h', w') for a grid of `height` x `width` and a budget of k >= 1 cells."""
+
+    def distortion(h: int, w: int) -> float:
+        return abs(math.log(h * width / (w * height)))
+
+    shapes = [(h, min(width, k // h)) for h in range(1, min(height, k) + 1)]
+    shapes += [(min(height, k // w), w) for w in range(1, min(width, k) + 1)]
+    good = [s for s in shapes if distortion(*s) <= math.log(_ASPECT) + 1e-9]
+    if not good:
+        return min(shapes, key=lambda s: (distortion(*s), s))
+    return min(good, key=lambda s: (-s[0] * s[1], distortion(*s), s))
+
+
+def _cells(places: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Number of the cell that each of a tile's tokens lies in, [n], and its squared distance to the centre of
+    that cell, [n]; places [n, 2]: row, column."""
+    rows, row = torch.unique(places[:, 0], return_inverse=True)
+    columns, column = torch.unique(places[:, 1], return_inverse=True)
+    height, width = len(rows), len(columns)
+    h, w = shape(height, width, k)
+    down, across = row * h // height, column * w // width
+    cell = down * w + across
+    middle = torch.stack([_centre(row, down, h), _centre(column, across, w)], dim=1)
+    distance = (torch.stack([row, column], dim=1) - middle).square().sum(1)
+    return cell, distance
+
+
+def _centre(place: Tensor, bin_of: Tensor, bins: int) -> Tensor:
+    """[n]: the mean place of the bin that a token lies in."""
+    total = torch.zeros(bins, device=place.device).index_add_(0, bin_of, place.float())
+    count = torch.bincount(bin_of, minlength=bins)
+    return (total / count)[bin_of]

@@ -1,0 +1,139 @@
+"""Sections of a table about pruned models: accuracy and what it costs, groups, measured speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock
+
+AXES = ("prune", "control")
+
+
+def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
+    """Nothing where the task has no pruned cell."""
+    cells = [cell for cell in table.cells if cell.task == block.task]
+    pruned = [cell for cell in cells if cell.axis in AXES]
+    if not pruned:
+        return
+    clean = next((cell for cell in cells if cell.condition == "clean"), None)
+    yield _accuracy_section(block, clean, pruned)
+    summaries = [s for s in table.summaries if s.task == block.task and "condition" in s.group]
+    for name in ("stratum", "category"):
+        groups = [s for s in summaries if name in s.group]
+        if len({s.group[name] for s in groups}) > 1:
+            yield _group_section(block, name, pruned, groups)
+    timed = [cell for cell in cells if cell.speed]
+    if timed:
+        yield from _speed_sections(block, timed)
+
+
+def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cell]) -> Section:
+    lines = []
+    if clean is not None:
+        lines.append(f"full model: accuracy {percent(clean.metrics.get('accuracy'))} %")
+    gain = next((g for cell in pruned for g in [cell.metrics.get("image_gain")] if g is not None), None)
+    if gain is not None:
+        lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
+    rows = [_accuracy_row(cell, clean) for cell in pruned]
+    columns = (
+        "method",
+        "ratio",
+        "accuracy %",
+        "Δ",
+        "kept %",
+        "above blind",
+        "loyal",
+        "tokens",
+        "last",
+        "MACs",
+    )
+    return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
+
+
+def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
+    def figure(name: str, signed: bool = False) -> str:
+        return short_percent(cell.metrics.get(name), signed)
+
+    return (
+        cell.family,
+        cell.strength or "-",
+        percent(cell.metrics.get("accuracy")),
+        figure("accuracy_change", signed=True),
+        figure("retention"),
+        figure("retention_above_blind"),
+        figure("loyalty"),
+        f"{cell.tokens.average:.0f}" if cell.tokens else "-",
+        f"{cell.tokens.last:.0f}" if cell.tokens else "-",
+        _share(cell.cost.get("prefill_macs"), clean.cost.get("prefill_macs") if clean else None),
+    )
+
+
+def _share(part: float | None, whole: float | None) -> str:
+    return f"{part / whole:.2f}" if part is not None and whole else "-"
+
+
+def _group_section(block: TaskBlock, name: str, cells: Sequence[Cell], groups: Sequence[Summary]) -> Section:
+    labels = sorted({s.group[name] for s in groups})
+    found = {(s.group["condition"], s.group[name]): s.metrics.get("accuracy") for s in groups}
+    rows = tuple(
+        (cell.family, cell.strength or "-", *(short_percent(found.get((cell.condition, x))) for x in labels))
+        for cell in cells
+    )
+    return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows)
+
+
+def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section]:
+    """One per batch size, output length and way of launching: only within them are speeds comparable."""
+    settings = dict.fromkeys((s.batch, s.new_tokens, s.mode) for cell in timed for s in cell.speed)
+    for batch, new_tokens, mode in settings:
+        rows = [
+            _speed_row(cell, speed)
+            for cell in timed
+            for speed in cell.speed
+            if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
+        ]
+        columns = (
+            "method",
+            "ratio",
+            "encode",
+            "method ms",
+            "prefill",
+            "×",
+            "first token",
+            "×",
+            "total",
+            "×",
+            "bound",
+        )
+        title = f"{block.task}: speed · batch {batch} · {new_tokens} new tokens · {mode} · ms, medians"
+        yield Section(title, (), columns, tuple(rows))
+
+
+def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
+    return (
+        cell.family or "clean",
+        cell.strength or "-",
+        _ms(speed.encode_ms),
+        _ms(speed.method_ms),
+        _ms(speed.prefill_ms),
+        _times(speed.prefill_speedup),
+        _ms(speed.ttft_ms.value),
+        _times(speed.ttft_speedup),
+        _ms(speed.total_ms.value),
+        _times(speed.total_speedup),
+        speed.bound,
+    )
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def _times(figure: Estimate) -> str:
+    """`1.42 [1.3, 1.5]`."""
+    if figure.value is None:
+        return "-"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.2f}"
+    return f"{figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
