@@ -80,7 +80,8 @@ class Bench:
         self.new_tokens = self.task.spec.max_new_tokens
         self.requests = [
             request
-            for request in in_order(self.task.name, self.items, self.conditions)
+            for same_input in in_order(self.task.name, self.items, self.conditions)
+            for request in same_input
             if settle_early(request, SEED) is None
         ]
         self.stages: list[dict[str, float]] = []

@@ -127,7 +127,7 @@ def answers(adapter: Adapter, rows: list[RowInputs], asks: tuple[Ask, ...], size
         encoded = adapter.encode(list(distinct.values())) if distinct else None
         features = dict(zip(distinct, encoded.features, strict=True)) if encoded else {}
         fill = size - len(part)
-        order = [features[key] for key in [*keys, *[keys[-1]] * fill] if key in features]
+        order = [features.get(key) for key in [*keys, *[keys[-1]] * fill]]
         generated = adapter.answer([*part, *[part[-1]] * fill], encoded, order, NEW)
         assert len(generated) == size
         found += generated[: len(part)]

@@ -147,7 +147,9 @@ def test_configuration_survives_the_registry(name: str) -> None:
 
 def test_controls_without_budget() -> None:
     ctx = context([(2, 3)])
-    assert get("identity")().select(ctx, 6).tolist() == get("swapped")().select(ctx, 6).tolist() == [*range(6)]
+    assert (
+        get("identity")().select(ctx, 6).tolist() == get("swapped")().select(ctx, 6).tolist() == [*range(6)]
+    )
     assert get("identity")().budget(6) == get("swapped")().budget(6) == 6
     assert get("blind")().budget(6) == 0
     assert get("blind")().select(ctx, 0).tolist() == []
@@ -204,9 +206,12 @@ def test_greedy_equals_the_formula(share: int, drawn: tuple[Tensor, Tensor | Non
         patch.setattr(module, "_MATRIX_SHARE", share)
         patch.setattr(module, "_BLOCK", 5)
         got = greedy(features, scores, k)
-        alone = [greedy(f[None], None if scores is None else scores[i : i + 1], k) for i, f in enumerate(features)]
+        alone = [
+            greedy(f[None], None if scores is None else scores[i : i + 1], k) for i, f in enumerate(features)
+        ]
     wanted = [
-        by_formula(f.tolist(), None if scores is None else scores[i].tolist(), k) for i, f in enumerate(features)
+        by_formula(f.tolist(), None if scores is None else scores[i].tolist(), k)
+        for i, f in enumerate(features)
     ]
     assert got.tolist() == wanted
     assert torch.cat(alone).tolist() == wanted
@@ -314,7 +319,7 @@ def test_uniform_leaves_no_large_hole(k: int) -> None:
     ctx = context([(side, side)])
     places = ctx.grid[method("uniform", keep=k).select(ctx, k), 1:].float()
     hole = torch.cdist(ctx.grid[:, 1:].float(), places, p=math.inf).min(1).values.max().item()
-    assert hole <= math.ceil(side / math.sqrt(k))  # the best possible is about half of it
+    assert hole <= math.ceil(side / math.sqrt(k) / 2) + 1  # squares of side 2 hole cover the grid
 
 
 def test_fastv_reaches_the_published_averages() -> None:
@@ -356,7 +361,7 @@ def test_downsample_snaps_and_never_grows(wide: int, high: int, share: float, sn
     size, n = (wide * snap, high * snap), wide * high
     k = max(1, round(share * n))
     small = Downsample().size(size, n, k, snap)
-    assert all(1 <= s // snap and s % snap == 0 and s <= whole for s, whole in zip(small, size, strict=True))
+    assert all(s // snap >= 1 and s % snap == 0 and s <= whole for s, whole in zip(small, size, strict=True))
     scale = math.sqrt(k / n)
     assert all(abs(s - max(snap, whole * scale)) < snap for s, whole in zip(small, size, strict=True))
     assert small == size or k < n
@@ -457,6 +462,11 @@ def test_visionzip_keeps_the_precision_of_the_encoder() -> None:
     assert VisionZip().reduce(ctx, 4).features.dtype == torch.bfloat16
 
 
+def nearest_to_the_middle(places: list[list[int]], members: list[int]) -> int:
+    middle = [sum(places[i][axis] for i in members) / len(members) for axis in (0, 1)]
+    return min(members, key=lambda i: (math.dist(places[i], middle), i))
+
+
 @given(st.integers(1, 14), st.integers(1, 14), st.data())
 @settings(max_examples=60, deadline=None)
 def test_pool_is_the_mean_over_cells(height: int, width: int, data: st.DataObject) -> None:
@@ -482,7 +492,7 @@ def test_pool_is_the_mean_over_cells(height: int, width: int, data: st.DataObjec
     assert len(new.features) == len(cells) == h * w
     by_position = sorted(zip(new.position_from.tolist(), new.features, strict=True), key=lambda pair: pair[0])
     for (position, feature), cell in zip(by_position, sorted(cells), strict=True):
-        assert position in cells[cell]
+        assert position == nearest_to_the_middle(ctx.grid[:, 1:].tolist(), cells[cell])
         torch.testing.assert_close(feature, ctx.features[cells[cell]].mean(0))
     torch.testing.assert_close(new.weights.sum(1), torch.ones(h * w))
 

@@ -69,6 +69,7 @@ class Capture:
         if self._keys:
             keys = self._tokens(layout, torch.cat(self._keys))
         extra = None if x is None else self._family.extra(self._model, output)
+        extra = None if extra is None else extra.to(layout.device)
         pending = list(reversed(layout.pictures))
         found: list[tuple[ImageTokens, ...]] = []
         for count in counts:
@@ -96,7 +97,7 @@ class Capture:
         """[M, P, c], one row per projector output."""
         if "projector_in" not in self._needs:
             return None
-        flat = torch.cat(self._inputs)
+        flat = torch.cat(self._inputs).to(layout.device)
         outputs = sum(layout.units) if layout.members is None else len(layout.members)
         if flat.shape[0] == outputs:
             return flat[:, None]
@@ -113,15 +114,17 @@ class Capture:
             raise self._misfit(f"{seen.shape[0]} patches in the encoder, {sum(layout.units)} expected")
         if self._family.class_tokens(self._model):
             return seen
-        rows = torch.stack([part.sum() for part in torch.split(torch.cat(self._queries), list(layout.units))])
         lengths = torch.tensor(layout.units, device=seen.device)
+        sums = torch.cat(self._queries).cumsum(0)[lengths.cumsum(0) - 1]
+        rows = sums.diff(prepend=sums.new_zeros(1))
         return seen / rows.repeat_interleave(lengths, output_size=seen.shape[0]).clamp(min=1)
 
     def _tokens(self, layout: Layout, patches: Tensor | None) -> Tensor | None:
         """[patches, ..] -> [M, ..], the mean over the patches of each projector output."""
-        if patches is None or layout.members is None:
-            return patches
-        return patches[layout.members].mean(1)
+        if patches is None:
+            return None
+        patches = patches.to(layout.device)
+        return patches if layout.members is None else patches[layout.members].mean(1)
 
     def _misfit(self, what: str) -> UsageError:
         return UsageError(f"{self._family.name}: visual tokens cannot be traced to patches ({what})")

@@ -100,7 +100,8 @@ def sliding_windows(model: Any) -> list[int | None]:
 
 def refuse_cuts(model: Any, cuts: Sequence[Cut], layers: int, n: int) -> None:
     """`cuts` of an image of `n` visual tokens, in a language model of `layers` layers."""
-    deepstack = len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ())
+    vision = getattr(model.config, "vision_config", None)
+    deepstack = len(getattr(vision, "deepstack_visual_indexes", None) or ())
     before = Cut(0, n)
     for cut in cuts:
         if not 1 <= cut.layer < layers:

@@ -50,4 +50,5 @@ class Downsample(Pruner):
 
 def _steps(exact: float, most: int) -> list[int]:
     """The whole numbers around `exact`, within 1..most."""
+    exact = round(exact, 9)  # 7 and not 6 or 7 where the root is a whole number
     return sorted({min(max(step, 1), most) for step in (math.floor(exact), math.ceil(exact))})

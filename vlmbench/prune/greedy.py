@@ -75,12 +75,13 @@ def greedy_many(
 def first_max(values: Tensor, tie: Tensor | float = TIE) -> Tensor:
     """[..., N] -> [...]: the lowest index whose value is within `tie` of the largest."""
     bound: Tensor = values.amax(-1, keepdim=True) - tie
-    return torch.argmax(torch.minimum(values, bound), dim=-1)
+    return torch.minimum(values, bound).argmax(-1)
 
 
-def by_tile(grid: Tensor) -> list[Tensor]:
-    """Indices of each tile's tokens, ascending; grid [N, 3]: tile, row, column."""
-    return [(grid[:, 0] == tile).nonzero()[:, 0] for tile in torch.unique(grid[:, 0])]
+def by_tile(grid: Tensor, device: torch.device | None = None) -> list[Tensor]:
+    """Indices of each tile's tokens, ascending, on `device` (default the grid's); grid [N, 3]: tile, row,
+    column."""
+    return [(grid[:, 0] == tile).nonzero()[:, 0].to(device) for tile in torch.unique(grid[:, 0])]
 
 
 def check_finite(values: Tensor, what: str) -> None:
@@ -94,7 +95,8 @@ def _unit(features: Tensor) -> Tensor:
     features = features.float()
     norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     check_finite(norm, "visual features")  # a row's norm is finite only if the row is
-    return features / norm.clamp(min=1e-12)
+    unit: Tensor = features / norm.clamp(min=1e-12)
+    return unit
 
 
 def _select(unit: Tensor, scores: Tensor | None, k: int) -> Tensor:

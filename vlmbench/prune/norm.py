@@ -31,7 +31,7 @@ class Norm(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles = [by_tile(ctx.grid) for ctx in contexts]
+        tiles = [by_tile(ctx.grid, ctx.features.device) for ctx in contexts]
         shares = [
             share
             for members, k in zip(tiles, ks, strict=True)

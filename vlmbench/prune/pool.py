@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmbench.prune.base import Context, Pruner, Reduced
 from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, check_finite, first_max
+from vlmbench.prune.greedy import by_tile, check_finite
 
 _ASPECT = 2.0  # cells may be this much wider or higher than the grid's own shape says
 
@@ -35,26 +35,30 @@ class Pool(Pruner):
     def reduce(self, ctx: Context, k: int) -> Reduced:
         features = ctx.features.float()
         check_finite(features, "visual features")
-        tiles = by_tile(ctx.grid)
-        rows, centres = [], []
+        grid = ctx.grid
+        weights, centres = [], []
+        tiles = by_tile(grid)
         for members, share in zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True):
             if share == 0:
                 continue
-            cell, distance = _cells(ctx.grid[members, 1:], share)
-            for c in range(int(cell.max()) + 1):
-                mine = members[cell == c]
-                row = features.new_zeros(ctx.n)
-                row[mine] = 1 / len(mine)
-                rows.append(row)
-                centres.append(mine[first_max(-distance[cell == c])])
-        position_from, order = torch.stack(centres).sort()
-        weights = torch.stack(rows)[order]
-        single = (weights > 0).sum(1) == 1
+            cell, distance = _cells(grid[members, 1:], share)
+            filled, cell, size = torch.unique(cell, return_inverse=True, return_counts=True)
+            row = torch.zeros(len(filled), ctx.n, device=grid.device)
+            row[cell, members] = (1 / size)[cell]
+            weights.append(row)
+            # by cell, then distance, then index: the first of each cell is nearest to its centre
+            order = distance.argsort(stable=True)
+            order = order[cell[order].argsort(stable=True)]
+            centres.append(members[order[size.cumsum(0) - size]])
+        position_from, order = torch.cat(centres).sort()
+        made = torch.cat(weights)[order]
+        source = torch.where((made > 0).sum(1) == 1, position_from, -1)
+        made = made.to(features.device)
         return Reduced(
-            features=(weights @ features).to(ctx.features.dtype),
-            source=torch.where(single, position_from, -1),
-            weights=weights,
-            position_from=position_from,
+            features=(made @ features).to(ctx.features.dtype),
+            source=source.to(features.device),
+            weights=made,
+            position_from=position_from.to(features.device),
         )
 
 

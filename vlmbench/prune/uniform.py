@@ -34,7 +34,7 @@ class Uniform(Pruner):
             members[_spread(ctx.grid[members, 1:], share)]
             for members, share in zip(tiles, shares, strict=True)
         ]
-        return torch.cat(chosen).sort().values
+        return torch.cat(chosen).sort().values.to(ctx.features.device)
 
 
 def _spread(places: Tensor, k: int) -> Tensor:

@@ -44,14 +44,13 @@ class VisionZip(Pruner):
         check_finite(ctx.features, "visual features")
         everything = patches if ctx.extra is None else torch.cat([patches, ctx.extra])
         check_finite(everything, "outputs of the vision encoder")
-        tiles = by_tile(ctx.grid)
-        extras = (len(everything) - ctx.n) // len(tiles)
+        tiles = by_tile(ctx.grid, patches.device)
+        extras = (len(everything) - ctx.n) // ctx.tiles
         sources, positions, rows = [], [], []
-        for t, (members, share) in enumerate(
-            zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True)
-        ):
+        for members, share in zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True):
+            class_token = ctx.n + int(ctx.grid[members[0].to(ctx.grid.device), 0]) * extras
             source, position, weights = _zip(attention[members], keys[members], share, extras > 0)
-            where = torch.cat([members, members.new_tensor([ctx.n + t * extras] if extras else [])])
+            where = torch.cat([members, members.new_tensor([class_token] if extras else [])])
             row = weights.new_zeros(share, len(everything))
             row[:, where] = weights
             sources.append(torch.where(source < 0, -1, members[source]))

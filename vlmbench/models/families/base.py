@@ -50,6 +50,11 @@ class Layout:
     members: Tensor | None = None
     """[M, S] int64: the patches that make each of the M projector outputs; None where S = 1, in order."""
 
+    @property
+    def device(self) -> torch.device:
+        """Of the projector's output: a tower may be on another one."""
+        return self.pictures[0].grid.device
+
 
 class Family(ABC):
     """One instance per family, without state: a model comes in as an argument."""

@@ -86,8 +86,9 @@ class LlavaNext(Llava):
         self._refuse_class_tokens_as_features(model)
         config, device = model.config.vision_config, pooled[0].device
         side: int = config.image_size // config.patch_size
-        sizes = vision["image_sizes"]
-        tiles = self._tiles(model, vision)
+        # the model's own functions read them one by one
+        sizes = vision["image_sizes"].cpu()
+        tiles = self._tiles(model, sizes, vision.get("batch_num_images"))
         tags = [self._canvas(model, sizes[i], n, side, device) for i, n in enumerate(tiles)]
         packed = self._pack(model, tags, sizes)
         pictures, first = [], 0
@@ -102,11 +103,9 @@ class LlavaNext(Llava):
             first += n
         return Layout(tuple(pictures), same_units(first * side * side, side * side))
 
-    def _tiles(self, model: Any, vision: Mapping[str, Tensor]) -> list[int]:
+    def _tiles(self, model: Any, sizes: Tensor, groups: Tensor | None) -> list[int]:
         """Tiles of each image, the overview included, as `get_image_features` counts them."""
-        sizes = vision["image_sizes"]
         config = model.config
-        groups = vision.get("batch_num_images")
         # OneVision does not cut the images of a request that has several
         alone = [True] * len(sizes) if groups is None else [n == 1 for n in groups.tolist() for _ in range(n)]
         count = _own(model, "image_size_to_num_patches")

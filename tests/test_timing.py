@@ -1,0 +1,307 @@
+"""The timing pass: statistics on scripted measurements, mechanics on tiny models. No speed is asserted."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from runs import write_task
+
+from vlmbench.conditions import CLEAN, Condition
+from vlmbench.engine import timing_graph
+from vlmbench.engine.prepare import Preparer
+from vlmbench.engine.timing import (
+    Timing,
+    TimingSettings,
+    interleave,
+    interval_rank,
+    median_estimate,
+    summarise,
+)
+from vlmbench.engine.timing_bound import Probe, bound_of, measure_probe
+from vlmbench.engine.timing_pass import time_conditions, with_speeds
+from vlmbench.engine.timing_stages import Ready, Stages, before_llm, run_once
+from vlmbench.errors import UsageError
+from vlmbench.models.adapter import Adapter
+from vlmbench.models.loading import load_model
+from vlmbench.prune import PRUNERS
+from vlmbench.schema import Cell, Speed, Table
+from vlmbench.tasks.load import Task, load_task
+
+NEW_TOKENS = 4
+
+
+def stages(
+    prefill: float, encode: float = 10.0, prune: float = 0.0, assemble: float = 1.0, **more: Any
+) -> Stages:
+    return Stages(
+        encode=encode,
+        prune=prune,
+        assemble=assemble,
+        prefill=prefill,
+        total=more.get("total", encode + prune + assemble + prefill + 100),
+        visual_tokens=more.get("visual_tokens", 16.0),
+        lengths=(32, 32),
+        new_tokens=NEW_TOKENS,
+        peak_bytes=more.get("peak_bytes"),
+    )
+
+
+def test_every_condition_has_its_turn_in_every_repeat() -> None:
+    turns: list[str] = []
+    found = interleave(["clean", "a", "b", "c"], lambda key: turns.append(key) or key, repeats=20, seed=3)
+    repeats = [turns[i : i + 4] for i in range(0, 80, 4)]
+    assert all(sorted(repeat) == ["a", "b", "c", "clean"] for repeat in repeats)
+    assert len({tuple(repeat) for repeat in repeats}) > 5  # no order is a habit
+    assert {key: len(values) for key, values in found.items()} == dict.fromkeys(["clean", "a", "b", "c"], 20)
+    again: list[str] = []
+    interleave(["clean", "a", "b", "c"], again.append, repeats=20, seed=3)
+    assert again == turns
+
+
+def test_garbage_is_not_collected_while_the_clock_runs() -> None:
+    during = interleave(["clean"], lambda key: gc.isenabled(), repeats=2, seed=0)
+    assert during == {"clean": [False, False]}
+    assert gc.isenabled()
+
+    def fail(key: str) -> None:
+        raise RuntimeError(key)
+
+    with pytest.raises(RuntimeError):
+        interleave(["clean"], fail, repeats=2, seed=0)
+    assert gc.isenabled()
+
+
+def test_speedups_are_ratios_within_a_repeat() -> None:
+    # the machine is twice as slow in the last repeats: the ratios do not see it
+    clean = [stages(p) for p in (100.0, 100.0, 100.0, 200.0, 200.0, 200.0)]
+    own = [stages(p) for p in (50.0, 50.0, 50.0, 100.0, 100.0, 100.0)]
+    speed = summarise(own, clean, "projector", TimingSettings(repeats=6))
+    assert (speed.prefill_speedup.value, speed.prefill_speedup.low, speed.prefill_speedup.high) == (2, 2, 2)
+    assert speed.prefill_ms == 75
+    assert speed.ttft_ms.value == pytest.approx(86)
+    assert (speed.ttft_ms.low, speed.ttft_ms.high) == (61, 111)
+    assert speed.ttft_speedup.value == pytest.approx((111 / 61 + 211 / 111) / 2)
+    assert speed.total_speedup.value == pytest.approx((211 / 161 + 311 / 211) / 2)
+    assert speed.repeats == 6
+    assert speed.peak_bytes is None
+
+
+def test_method_is_what_it_adds_to_clean() -> None:
+    clean = [stages(100.0, assemble=a) for a in (2.0, 3.0, 40.0, 3.0, 3.0)]
+    own = [stages(50.0, prune=7.0, assemble=4.0, peak_bytes=i) for i in range(5)]
+    settings = TimingSettings(repeats=5)
+    assert summarise(own, clean, "projector", settings).method_ms == pytest.approx(7 + 4 - 3)
+    assert summarise(clean, clean, None, settings).method_ms == pytest.approx(0)
+    assert summarise(own, clean, "llm", settings).method_ms is None
+    assert summarise(own, clean, "image", settings).method_ms is None
+    assert summarise(own, clean, "projector", settings).peak_bytes == 4
+
+
+def test_a_prefill_without_an_answer_has_no_total() -> None:
+    rows = [stages(5.0, total=None)] * 5
+    speed = summarise(rows, rows, "projector", TimingSettings(repeats=5), mode="graph", bound="memory")
+    assert speed.total_ms.value is None
+    assert speed.total_speedup.value is None
+    assert speed.prefill_speedup.value == 1
+    assert (speed.mode, speed.bound) == ("graph", "memory")
+
+
+@pytest.mark.parametrize(("n", "rank"), [(5, 1), (6, 1), (8, 1), (9, 2), (12, 3), (20, 6), (100, 40)])
+def test_intervals_are_the_narrowest_that_hold_the_median(n: int, rank: int) -> None:
+    """Against the textbook table of order-statistic intervals."""
+    assert interval_rank(n) == rank
+
+    def coverage(r: int) -> float:
+        return 1 - 2 * sum(math.comb(n, i) for i in range(r)) / 2**n
+
+    assert coverage(rank) >= 0.95 or n < 6
+    assert coverage(rank + 1) < 0.95
+    values = [float(i) for i in range(1, n + 1)]
+    estimate = median_estimate(values[::-1])
+    assert (estimate.value, estimate.low, estimate.high) == ((n + 1) / 2, rank, n + 1 - rank)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "macs", "weights", "launch", "bound"),
+    [
+        (0.010, 4e9, 0, 0.95, "launch"),  # the CPU launches until the device is done
+        (0.010, 4e9, 0, 0.80, "launch"),
+        (0.010, 4e9, 1e6, 0.2, "compute"),  # 8 of 10 ms at the rate of the matrix product
+        (0.010, 1e8, 8e6, 0.2, "memory"),  # 8 of 10 ms at the rate of the copy
+        (0.010, 4e9, 1e6, None, "compute"),
+        (0.010, 1e8, 8e6, None, "memory"),
+        (0.010, 1e9, 1e6, None, "launch"),  # on a CPU: near neither rate
+        (0.010, 1e9, 1e6, 0.5, "compute"),  # on a device the larger share, however small
+        (0.010, None, 8e6, 0.5, "unknown"),
+        (0.010, None, 8e6, 0.9, "launch"),
+    ],
+)
+def test_the_bound_follows_from_the_measurements(
+    seconds: float, macs: float | None, weights: float, launch: float | None, bound: str
+) -> None:
+    probe = Probe(flops=1e12, bytes=1e9)
+    assert bound_of(seconds, macs, weights, probe, launch) == bound
+
+
+def test_the_probe_measures_rates() -> None:
+    probe = measure_probe(torch.device("cpu"), torch.float32)
+    assert 0 < probe.flops < math.inf
+    assert 0 < probe.bytes < math.inf
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"batch": 0}, {"new_tokens": 0}, {"repeats": 4}, {"warmup": -1}], ids=lambda w: next(iter(w))
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=f"timing: {next(iter(wrong))} must be"):
+        TimingSettings(**wrong)
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model: Callable[[str], Path]) -> Adapter:
+    return Adapter(load_model(str(tiny_model("llava")), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return load_task(str(write_task(tmp_path_factory.mktemp("task"))))
+
+
+def pruned(name: str, **parameters: Any) -> Condition:
+    return Condition(prune=PRUNERS.get(name).part(**parameters))
+
+
+CONDITIONS = {
+    "clean": (CLEAN, 36),
+    "zoo": (pruned("zoo", ratio="0.75"), 9),
+    "random": (pruned("random", ratio="0.75"), 9),
+    "visionzip": (pruned("visionzip", ratio="0.75"), 9),
+    "fastv": (pruned("fastv", ratio="0.3"), 36),  # all of them enter the first layer
+    "identity": (pruned("identity"), 36),
+    "blind": (pruned("blind"), 0),
+    "swapped": (pruned("swapped"), 36),
+}
+
+
+@pytest.fixture(scope="module")
+def timing(adapter: Adapter, task: Task) -> Timing:
+    conditions = [condition for condition, _ in CONDITIONS.values()]
+    settings = TimingSettings(batch=2, new_tokens=NEW_TOKENS, repeats=5)
+    preparer = Preparer(adapter, 0, {task.name: NEW_TOKENS})
+    return time_conditions(preparer, task.name, task.items(), conditions, settings)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_every_kind_of_method_is_timed(timing: Timing, name: str) -> None:
+    condition, visual_tokens = CONDITIONS[name]
+    (speed,) = timing.speeds[condition.id]
+    assert (speed.batch, speed.new_tokens, speed.repeats, speed.mode) == (2, NEW_TOKENS, 5, "ops")
+    assert speed.visual_tokens == visual_tokens
+    assert speed.bound in {"launch", "memory", "compute"}
+    assert (speed.method_ms is None) == (name == "fastv")
+    assert speed.peak_bytes is None
+    for estimate in (
+        speed.ttft_ms,
+        speed.total_ms,
+        speed.prefill_speedup,
+        speed.ttft_speedup,
+        speed.total_speedup,
+    ):
+        assert None not in (estimate.value, estimate.low, estimate.high)
+        assert 0 < estimate.low <= estimate.value <= estimate.high < math.inf
+        assert estimate.n == 5
+    assert 0 < speed.encode_ms < math.inf
+    assert 0 < speed.prefill_ms < speed.ttft_ms.value < speed.total_ms.value
+    assert Speed.model_validate_json(speed.model_dump_json()).batch == 2
+    if name == "clean":
+        assert (speed.ttft_speedup.low, speed.ttft_speedup.high) == (1, 1)
+
+
+def test_what_does_not_apply_is_left_out_with_its_reason(adapter: Adapter, task: Task) -> None:
+    conditions = [CLEAN, pruned("downsample", ratio="0.5"), pruned("fastv", ratio="0.9"), pruned("random")]
+    settings = TimingSettings(batch=8, new_tokens=1, repeats=5)
+    preparer = Preparer(adapter, 0, {task.name: 1})
+    timing = time_conditions(preparer, task.name, task.items(), conditions, settings)
+    assert list(timing.speeds) == ["clean", conditions[3].id]
+    told = "\n".join(timing.notes)
+    print(told)
+    assert f"{task.name}: speed: downsample(ratio=0.5) was not timed: the model sees every image" in told
+    assert "fastv(ratio=0.9) was not timed: fastv(K=2) cannot keep" in told
+    assert "a batch of 8 repeats the task's 6 items with images" in told
+
+
+def test_new_tokens_beyond_the_context_are_refused(adapter: Adapter, task: Task) -> None:
+    preparer = Preparer(adapter, 0, {task.name: 1})
+    settings = TimingSettings(new_tokens=10**6)
+    with pytest.raises(UsageError, match=r"exceed the model's context of \d+; time fewer new tokens"):
+        time_conditions(preparer, task.name, task.items(), [CLEAN], settings)
+
+
+@pytest.mark.parametrize("new_tokens", [1, 7])
+def test_answers_have_exactly_the_length(adapter: Adapter, new_tokens: int) -> None:
+    rows = [row_of(adapter)]
+    model = adapter.model
+    # every token is an end token, so that an answer would stop at once
+    known, model.generation_config.eos_token_id = model.generation_config.eos_token_id, list(range(50))
+    try:
+        found = run_once(adapter, Ready(rows), new_tokens)
+        fastv = PRUNERS.get("fastv").build(PRUNERS.get("fastv").part(ratio="0.3"))
+        inside = run_once(adapter, Ready(rows, fastv, [(0,)]), new_tokens)
+    finally:
+        model.generation_config.eos_token_id = known
+    assert found.new_tokens == inside.new_tokens == new_tokens
+    assert len(set(found.lengths)) == 1
+    assert inside.lengths[0] == inside.lengths[1] > inside.lengths[2] == inside.lengths[-1]
+
+
+def row_of(adapter: Adapter) -> Any:
+    from runs import picture
+
+    return adapter.prepare(adapter.render("is there a red cat on the mat ?", 1), [picture(0)], 1)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl", "gemma3"])
+def test_a_graph_reads_the_prompt_as_the_model_does(tiny_model: Callable[[str], Path], family: str) -> None:
+    """What a graph would hold, decoder and head with the arguments taken over, gives generate's token."""
+    adapter = Adapter(load_model(str(tiny_model(family)), device="cpu"))
+    pruner = PRUNERS.get("random").build(PRUNERS.get("random").part(ratio="0.5"))
+    ready = Ready([row_of(adapter)], pruner, [(1,)])
+    inputs = before_llm(adapter, ready).inputs
+    with torch.inference_mode():
+        arguments = timing_graph._copied(timing_graph.decoder_arguments(adapter.model, inputs))
+        token = timing_graph.first_token(adapter.model, arguments)
+        expected = adapter.model.generate(**inputs, max_new_tokens=1, do_sample=False)[:, -1:]
+        again = list(timing_graph._tensors(timing_graph.decoder_arguments(adapter.model, inputs)))
+    assert torch.equal(token, expected)
+    assert not adapter.model.base_model.get_decoder()._forward_pre_hooks
+    for old, new in zip(timing_graph._tensors(arguments), again, strict=True):
+        assert torch.equal(old, new)
+        assert old.data_ptr() != new.data_ptr()
+    ran = run_once(adapter, ready, 1, lambda inputs: None)
+    assert (ran.total, ran.new_tokens) == (None, 0)
+
+
+def test_a_failed_capture_is_a_note(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(timing_graph, "cuda_graphs", broken)
+    monkeypatch.setattr(timing_graph, "compiled", broken)
+    notes: list[str] = []
+    assert timing_graph.find_maker(adapter.model, {}, notes) is None
+    assert notes[0].startswith("speed: no prefill of mode graph: CUDA graph: RuntimeError: operation not")
+
+
+def test_speeds_go_into_the_cells(timing: Timing) -> None:
+    cells = [Cell.model_construct(task=t, condition=c, speed=[]) for t in "ab" for c in ("clean", "pad(n=4)")]
+    table = Table.model_construct(cells=cells, notes=["before"])
+    filled = with_speeds(table, {"a": Timing(timing.speeds, ("a: speed: after",))})
+    assert [cell.speed for cell in filled.cells] == [timing.speeds["clean"], [], [], []]
+    assert filled.notes == ["before", "a: speed: after"]
+    assert table.cells[0].speed == []

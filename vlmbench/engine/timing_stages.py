@@ -1,0 +1,216 @@
+"""One measurement of one condition: a batch through vision tower, method, prefill and decoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from vlmbench.errors import NotApplicableError
+from vlmbench.models.decoding import greedy_config
+from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
+from vlmbench.models.inside import InsideLog, prune_inside
+from vlmbench.models.pruning import Inside, Subject
+
+if TYPE_CHECKING:
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.models.inputs import RowInputs
+    from vlmbench.prune.base import Pruner
+
+GraphPrefill = Callable[[Mapping[str, Any]], None]
+"""Reads the prompt whose arguments of `generate` it is given, without an answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """One condition on the requests of the timed batch."""
+
+    rows: Sequence[RowInputs]
+    pruner: Pruner | None = None
+    """None for clean."""
+    seeds: Sequence[tuple[int, ...]] = ()
+    """Per row, a seed per image; empty for clean."""
+    newline: str = "counted"
+
+    @property
+    def stage(self) -> str | None:
+        return None if self.pruner is None else self.pruner.stage
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What one pass of a batch took, in milliseconds; the device was waited for at the end of each stage."""
+
+    encode: float
+    prune: float
+    """Estimator, selection and gathering of features; 0 where nothing is done before the language model."""
+    assemble: float
+    """Padding, position ids and, behind a method, taking its columns out of the prompt."""
+    prefill: float
+    """From there to the first token."""
+    total: float | None
+    """From the start to the last token; None where only the prompt was read."""
+    visual_tokens: float
+    """Per request, entering the language model."""
+    lengths: tuple[int, ...]
+    """Columns that each of its layers works on, padding included."""
+    new_tokens: int
+    peak_bytes: int | None
+
+    @property
+    def ttft(self) -> float:
+        return self.encode + self.prune + self.assemble + self.prefill
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A batch in front of the language model."""
+
+    inputs: dict[str, Any]
+    visual: Sequence[ImageFeatures | VisualInput]
+
+
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]
+    """Notes when the first token is there; never stops anything."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.at: float | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        if self.at is None:
+            self.at = self.now()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+
+@torch.inference_mode()
+def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefill | None = None) -> Stages:
+    """The whole way of a batch without any reuse: every row's image is encoded with what THIS method needs.
+
+    The answer has exactly `new_tokens` tokens; with `graph` in place of the prefill there is none.
+    Raises NotApplicableError where the method cannot serve a row.
+    """
+
+    def now() -> float:
+        adapter.synchronize()
+        return time.perf_counter() * 1e3
+
+    held = _reset_peak(adapter.device)
+    start = now()
+    encoded = encode(adapter, ready)
+    encoding = now()
+    visual = prune(adapter, ready, encoded)
+    pruning = now()
+    batch = assemble(adapter, ready, encoded, visual)
+    assembling = now()
+    log: InsideLog | None = None
+    total: float | None = None
+    made = 0
+    if graph is None:
+        first = _FirstToken(now)
+        with inside(adapter, ready, batch) as log:
+            made = _generate(adapter, batch.inputs, new_tokens, first)
+        end = now()
+        assert first.at is not None
+        prefill, total = first.at - assembling, end - start
+    else:
+        graph(batch.inputs)
+        prefill = now() - assembling
+    return Stages(
+        encode=encoding - start,
+        prune=pruning - encoding,
+        assemble=assembling - pruning,
+        prefill=prefill,
+        total=total,
+        visual_tokens=sum(len(part.rows) for part in batch.visual) / len(batch.visual),
+        lengths=_lengths(adapter, batch, log),
+        new_tokens=made,
+        peak_bytes=None if held is None else torch.cuda.max_memory_allocated(adapter.device) - held,
+    )
+
+
+@torch.inference_mode()
+def before_llm(adapter: Adapter, ready: Ready) -> Assembled:
+    """The batch as it enters the language model."""
+    encoded = encode(adapter, ready)
+    return assemble(adapter, ready, encoded, prune(adapter, ready, encoded))
+
+
+def encode(adapter: Adapter, ready: Ready) -> EncoderOutput:
+    pruner = ready.pruner
+    needs = None if pruner is None or pruner.stage == "image" else pruner.needs
+    return adapter.encode(ready.rows, needs)
+
+
+def prune(adapter: Adapter, ready: Ready, encoded: EncoderOutput) -> Sequence[ImageFeatures | VisualInput]:
+    """What is left per row. Raises NotApplicableError where a row cannot be served."""
+    pruner = ready.pruner
+    if pruner is None or pruner.stage in {"image", "llm"}:
+        return encoded.features
+    subjects = [Subject(*pair) for pair in zip(encoded.features, ready.seeds, strict=True)]
+    kept = []
+    for part in adapter.prune(pruner, subjects, ready.newline):
+        if isinstance(part, NotApplicableError):
+            raise part
+        kept.append(part)
+    return kept
+
+
+def assemble(
+    adapter: Adapter,
+    ready: Ready,
+    encoded: EncoderOutput,
+    visual: Sequence[ImageFeatures | VisualInput],
+) -> Assembled:
+    positions = [] if ready.pruner is None else [ready.pruner.positions] * len(ready.rows)
+    return Assembled(adapter.model_inputs(ready.rows, encoded, visual, positions), visual)
+
+
+@contextmanager
+def inside(adapter: Adapter, ready: Ready, batch: Assembled) -> Iterator[InsideLog | None]:
+    """The language model with the condition's method inside it, or as it is; for one pass."""
+    if ready.pruner is None or ready.stage != "llm":
+        yield None
+        return
+    places = (batch.inputs["input_ids"] == adapter.image_token_id) & batch.inputs["attention_mask"].bool()
+    spans = Inside(ready.pruner, ready.seeds, ready.newline).spans(places, batch.visual)
+    with prune_inside(adapter.model, ready.pruner, spans, ready.pruner.positions) as log:
+        yield log
+
+
+def exact_length(model: Any, new_tokens: int, pad_id: int) -> GenerationConfig:
+    """Greedy decoding of exactly `new_tokens` tokens: an end token is never chosen before."""
+    config = greedy_config(model, new_tokens, pad_id)
+    config.min_new_tokens = new_tokens
+    return config
+
+
+def _generate(adapter: Adapter, inputs: Mapping[str, Any], new_tokens: int, first: _FirstToken) -> int:
+    """Tokens generated per row."""
+    sequences = adapter.model.generate(
+        **inputs,
+        generation_config=exact_length(adapter.model, new_tokens, adapter.pad_id),
+        stopping_criteria=StoppingCriteriaList([first]),
+    )
+    return int(sequences.shape[1] - inputs["input_ids"].shape[1])
+
+
+def _lengths(adapter: Adapter, batch: Assembled, log: InsideLog | None) -> tuple[int, ...]:
+    width = int(batch.inputs["input_ids"].shape[1])
+    if log is None:
+        return (width,) * adapter.layers
+    return tuple(width - max(log.entered[0]) + max(entered) for entered in log.entered)
+
+
+def _reset_peak(device: torch.device) -> int | None:
+    """Bytes allocated now, from which the peak is counted; None where the device does not tell."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
