@@ -32,6 +32,8 @@ Load = Callable[[str], "Loaded"]
 
 NEW = 4
 CLOSE = 3e-5
+BATCH = 1e-4
+"""Other paddings and batch sizes run other kernels; unpruned batches differ as much."""
 ONE, TWO = ((2, 0.25),), ((2, 0.5), (4, 0.2))
 
 
@@ -303,7 +305,7 @@ def test_a_batch_equals_one_by_one(family: str, load: Load) -> None:
             alone = loaded.inputs(row, padding=7)
             _, one, own = pruned(loaded, alone, Attended(cuts=cuts), positions, [row])
             assert all(torch.equal(a, b) for a, b in zip(log.kept[row], own.kept[0], strict=True))
-            assert (logits[row] - one[0]).abs().max() < CLOSE
+            assert (logits[row] - one[0]).abs().max() < BATCH
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -413,7 +415,7 @@ def test_rows_with_schedules_of_their_own(family: str, load: Load) -> None:
             _, one = generate(loaded.model, alone)
         assert all(torch.equal(x, y) for x, y in zip(own.kept[0], log.kept[b], strict=True))
         assert [row[b] for row in log.entered] == [row[0] for row in own.entered]
-        assert (logits[b] - one[0]).abs().max() < CLOSE
+        assert (logits[b] - one[0]).abs().max() < BATCH
 
 
 def test_fastv_reaches_its_budget(load: Load) -> None:

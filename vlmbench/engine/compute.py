@@ -81,7 +81,7 @@ class Answerer:
         """Generations; halves on failure until the rows that cannot be computed stand alone."""
         if rows <= self.backoff.rows:
             try:
-                return self._forward(ready, rows, pictures, times)
+                return self.forward(ready, rows, pictures, times)
             except (RuntimeError, ValueError, IndexError, TypeError, ItemError) as error:
                 if rows == 1 or (isinstance(error, VlmbenchError) and not isinstance(error, ItemError)):
                     return [error]
@@ -97,7 +97,7 @@ class Answerer:
             for answer in self._answer(part, half, len({p.request.pixels_group for p in part}), times)
         ]
 
-    def _forward(
+    def forward(
         self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
     ) -> list[Generation | Exception]:
         """`rows` rows and `pictures` encodings whatever the number of requests: equal shapes, equal bits."""

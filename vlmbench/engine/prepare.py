@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,9 @@ def rewrite(request: Request, seed: int) -> Item:
     return changed
 
 
-def settle_early(request: Request, seed: int) -> Settled | None:
+def settle_early(
+    request: Request, seed: int, unserved: Mapping[str, str] = MappingProxyType({})
+) -> Settled | None:
     """What is known from the question alone: broken items, skips by the validity rule, nothing to rewrite."""
     error = request.item.meta.get("error")
     if error:
@@ -91,6 +94,8 @@ def settle_early(request: Request, seed: int) -> Settled | None:
         return Settled(State.NOT_APPLICABLE, "the item has no image")
     if prune is not None and prune.name == "swapped" and not request.images:
         return Settled(State.NOT_APPLICABLE, "no item with another image to take one from")
+    if prune is not None and prune.label in unserved:
+        return Settled(State.NOT_APPLICABLE, unserved[prune.label])
     if part is not None:
         risks = IMAGES.get(part.name).build(part).risks()
         tags = sorted(risks & question_tags(request.item.question)) if risks else []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Condition
@@ -51,8 +52,12 @@ def run_work(
     settings: Settings,
     ranks: Ranks,
     is_current: Callable[[Record], bool],
+    unserved: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was."""
+    """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was.
+
+    unserved: reasons by the label of each pruner that the model refuses; their requests are not tried.
+    """
     store = RecordStore(folder, ranks.rank)
     known = store.known(is_current)
     finished = {key for key, record in known.items() if record.state is not State.ERROR}
@@ -64,7 +69,7 @@ def run_work(
         for same_input in in_order(part.task, mine, part.conditions, others):
             left = []
             for request in same_input:
-                early = settle_early(request, settings.seed)
+                early = settle_early(request, settings.seed, unserved)
                 if early is None:
                     left.append(request)
                 else:

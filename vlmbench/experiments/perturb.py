@@ -181,7 +181,8 @@ def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
 def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     """The whole experiment."""
     check_names(options, perturb)
-    from vlmbench.experiments.session import Session, TaskPlan
+    from vlmbench.experiments.session import Session
+    from vlmbench.experiments.tables import TaskPlan
 
     session = Session(options)
     plans = [

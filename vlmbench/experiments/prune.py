@@ -129,7 +129,8 @@ def check_names(options: RunOptions, prune: PruneOptions) -> None:
 def run(options: RunOptions, prune: PruneOptions) -> Result:
     """The whole experiment: answers, then the separate timing pass."""
     check_names(options, prune)
-    from vlmbench.experiments.session import Session, TaskPlan
+    from vlmbench.experiments.session import Session
+    from vlmbench.experiments.tables import TaskPlan
 
     session = Session(options)
     plans = [TaskPlan(task, items, limit, variations(prune)) for task, items, limit in session.chosen]

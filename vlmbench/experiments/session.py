@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench import table_io
+from vlmbench.conditions import Part
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
 from vlmbench.engine.prepare import Preparer
+from vlmbench.engine.probe import check_keep, most_tokens, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
 from vlmbench.engine.run import Settings, Work, run_work
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.tables import TaskPlan, build_table
 from vlmbench.items import Item
 from vlmbench.metrics.cost import LlmShape
-from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.shape import llm_shape
 from vlmbench.prune import PRUNERS
-from vlmbench.schema import Column, Manifest, Record, State, Table, TaskBlock
+from vlmbench.schema import Table
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_tasks
 from vlmbench.tasks.scorers import get as get_scorer
@@ -46,16 +46,6 @@ class Result:
     table: Table
     main: bool = True
     """False in the processes that only help; the first one prints."""
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """One task with its chosen items and the conditions that they are asked under."""
-
-    task: Task
-    items: Sequence[Item]
-    limit: int | None
-    variations: Sequence[Variation]
 
 
 class Session:
@@ -113,15 +103,16 @@ class Session:
             self._tolerance(),
             self.options.seed,
             newline,
-            _needs(plans),
         )
         preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size)
+        unserved = self._unserved(answerer, preparer, plans)
+        answerer = replace(answerer, needs=_needs(plans, unserved))
         work = [Work(p.task.name, p.items, [v.condition for v in p.variations]) for p in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         everything = ((p.task.name, item) for p in plans for item in p.items)
         fresh = Freshness(everything, preparer.source_hash)
         try:
-            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh)
+            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh, unserved)
             self.ranks.wait()
             records = read_records(folder, fresh)
             table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
@@ -132,6 +123,24 @@ class Session:
             error.run_folder = folder  # type: ignore[attr-defined]
             raise
         return Result(folder, table, self.ranks.main)
+
+    def _unserved(self, answerer: Answerer, preparer: Preparer, plans: Sequence[TaskPlan]) -> dict[str, str]:
+        """Reasons by label of the pruners that this model refuses. Raises UsageError where it refuses all
+        methods that were asked for, and for counts of tokens that no image has."""
+        parts = _pruners(plans)
+        if not parts:
+            return {}
+        check_keep({p.task.name: most_tokens(preparer, p.task.name, p.items) for p in plans}, parts)
+        reasons = unserved(answerer, preparer, plans[0].task.name, plans[0].items, parts)
+        asked = {
+            v.condition.prune.label
+            for plan in plans
+            for v in plan.variations
+            if v.condition.prune is not None and v.axis != "control"
+        }
+        if asked and asked <= reasons.keys():
+            raise UsageError(reasons[next(iter(asked))])
+        return reasons
 
     def _llm(self) -> LlmShape | None:
         try:
@@ -194,104 +203,19 @@ def _choose(task: Task, options: RunOptions) -> tuple[list[Item], int | None]:
     return items, None if number is None or number >= task.n_total else number
 
 
-def _needs(plans: Sequence[TaskPlan]) -> frozenset[str] | None:
+def _pruners(plans: Sequence[TaskPlan]) -> list[Part]:
+    found = (v.condition.prune for plan in plans for v in plan.variations)
+    return list(dict.fromkeys(part for part in found if part is not None))
+
+
+def _needs(plans: Sequence[TaskPlan], unserved: Mapping[str, str]) -> frozenset[str] | None:
     """What the pruners of the plans want captured, together: one encoding serves them all."""
-    parts = {v.condition.prune for plan in plans for v in plan.variations if v.condition.prune}
-    if not parts:
-        return None
-    wanted: frozenset[str] = frozenset()
-    for part in parts:
-        wanted |= PRUNERS.get(part.name).build(part).needs
-    return wanted
+    parts = [part for part in _pruners(plans) if part.label not in unserved]
+    wanted = (PRUNERS.get(part.name).build(part).needs for part in parts)
+    return frozenset().union(*wanted) if parts else None
 
 
 def _planned_batch_size(folder: Path) -> int | None:
     """What an earlier session of the same run used: the same plan gives the same bits."""
     path = folder / "manifest.json"
     return table_io.read_manifest(path).plan.get("batch_size") if path.exists() else None
-
-
-def _failures(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
-    """A line for every reason why requests failed, with the items that it met."""
-    reasons: dict[str, list[str]] = {}
-    for item in plan.items:
-        for variation in plan.variations:
-            record = records.get((item.id, variation.condition.id))
-            if record is None or record.state is State.ERROR:
-                reasons.setdefault(record.detail if record else "never computed", []).append(item.id)
-    lines = []
-    for reason, items in reasons.items():
-        names = list(dict.fromkeys(items))
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        lines.append(f"{plan.task.name}: {len(items)} requests failed: {reason} (items {shown})")
-    return lines
-
-
-def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list[str]:
-    """Which families left items out, and why: a denominator must never shrink in silence."""
-    reasons: dict[str, Counter[str]] = {}
-    totals: Counter[str] = Counter()
-    for variation in plan.variations:
-        totals[variation.family] += len(plan.items)
-        for item in plan.items:
-            record = records.get((item.id, variation.condition.id))
-            if record is not None and record.state in {State.SKIPPED, State.NOT_APPLICABLE}:
-                why = "may change the right answer" if record.state is State.SKIPPED else record.detail
-                reasons.setdefault(variation.family, Counter())[why] += 1
-    return [
-        f"{plan.task.name}: {family}: {whys.total()} of {totals[family]} left out: "
-        + "; ".join(f"{why} ({count})" for why, count in whys.most_common())
-        for family, whys in reasons.items()
-    ]
-
-
-def build_table(
-    manifest: Manifest,
-    plans: Sequence[TaskPlan],
-    records: Mapping[tuple[str, str, str], Record],
-    notes: Sequence[str] = (),
-    llm: LlmShape | None = None,
-    value_bytes: int = 4,
-) -> Table:
-    """The result table of a run's records."""
-    blocks, cells, summaries, remarks = [], [], [], list(notes)
-    errors = 0
-    for plan in plans:
-        task = plan.task
-        mine = {(item, condition): r for (name, item, condition), r in records.items() if name == task.name}
-        failures = _failures(plan, mine)
-        errors += len(failures)
-        remarks += failures + _left_out(plan, mine)
-        if plan.limit is not None:
-            remarks.append(f"{task.name}: limited to {len(plan.items)} of {task.n_total} items")
-        block = TaskBlock(
-            task=task.name,
-            version=task.version,
-            data_hash=task.data_hash,
-            scorer=task.spec.scorer,
-            prompt=task.spec.prompt,
-            n_total=task.n_total,
-            limit=plan.limit,
-            items=[item.id for item in plan.items],
-            clusters=[item.cluster for item in plan.items],
-            digests=[],
-            categories=Column.of([item.category for item in plan.items]),
-            strata=Column.of([item.stratum for item in plan.items]),
-            answers=[],
-        )
-        done = tabulate(TaskResult(block, plan.items, plan.variations, mine, llm, value_bytes))
-        blocks.append(done.block)
-        cells += done.cells
-        summaries += done.summaries
-    return Table(
-        experiment=manifest.experiment,
-        status="partial" if errors else "complete",
-        identity=manifest.identity,
-        tasks=blocks,
-        cells=cells,
-        summaries=summaries,
-        notes=remarks,
-        environment=manifest.environment,
-        plan=manifest.plan,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )

@@ -1,0 +1,359 @@
+"""What pruning costs and brings, in ratios of one run: prefill, method, selection, a sweep; on a GPU 7B shapes.
+
+python scripts/bench_prune.py [--only prefill,selection,sweep] [--gpu [CASES]] [--repeats R] [--json FILE]
+
+Everything that is compared takes turns, in an order drawn anew in every repeat. Aims are printed beside what
+was measured and never asserted. On a machine that is busy with other things use `--threads 1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_prune_models import LARGE, MEDIUM, Case
+
+import vlmbench
+from vlmbench.conditions import Condition
+from vlmbench.engine.compute import Answerer
+from vlmbench.engine.manifest import describe_hardware
+from vlmbench.engine.prepare import Preparer
+from vlmbench.engine.ranks import Ranks
+from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.timing import GRAPH, OPS, TimingSettings, interleave, median_estimate, time_ready
+from vlmbench.engine.timing_stages import Ready, assemble, encode, prune
+from vlmbench.models.adapter import Adapter
+from vlmbench.models.features import ImageFeatures
+from vlmbench.prune import PRUNERS, greedy
+from vlmbench.prune.base import Pruner
+from vlmbench.schema import Estimate, Speed
+from vlmbench.tasks.load import load_task
+from vlmbench.tasks.scorers import get as get_scorer
+
+BEFORE_LLM = ("zoo", "divprune", "norm", "visionzip", "random", "uniform", "pool")
+SWEPT = ("zoo", "divprune", "norm", "visionzip", "random", "uniform")
+SWEPT_RATIOS = ("0.5", "0.75", "0.9", "0.95")
+OVERHEAD = {"llava": 0.03, "qwen2_5_vl": 0.07}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure, median with its 95 % interval, and what was aimed at."""
+
+    section: str
+    what: str
+    median: float
+    low: float
+    high: float
+    unit: str = ""
+    aim: float | None = None
+    at_most: bool = True
+
+    @property
+    def verdict(self) -> str:
+        if self.aim is None:
+            return ""
+        met = self.median <= self.aim if self.at_most else self.median >= self.aim
+        return f"aim {'<=' if self.at_most else '>='} {self.aim:g}: {'met' if met else 'MISSED'}"
+
+    def __str__(self) -> str:
+        spread = f"({self.low:.4g} - {self.high:.4g})"
+        return f"  {self.what:<58}{self.median:>9.4g} {self.unit:<3}{spread:<22}{self.verdict}"
+
+
+def line(
+    section: str, what: str, values: Sequence[float] | Estimate, unit: str = "", **aim: Any
+) -> Iterator[Line]:
+    """The figure as a line; none where there is nothing to tell."""
+    estimate = values if isinstance(values, Estimate) else median_estimate(list(values))
+    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
+        yield Line(section, what, estimate.value, estimate.low, estimate.high, unit, **aim)
+
+
+def method(name: str, **parameters: Any) -> Pruner:
+    entry = PRUNERS.get(name)
+    built: Pruner = entry.build(entry.part(**{key: str(value) for key, value in parameters.items()}))
+    return built
+
+
+class Clock:
+    """Milliseconds since the last look, the device waited for."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+        self.look()
+
+    def look(self) -> float:
+        self.adapter.synchronize()
+        now = time.perf_counter() * 1e3
+        since, self.last = now - getattr(self, "last", now), now
+        return since
+
+
+def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.device) -> Iterator[Line]:
+    """Pruned prefills against such as natively have k tokens, and what the methods themselves take."""
+    section = f"prefill: {case.name}, {case.tokens} + 40 tokens, batch 1"
+    adapter = case.adapter(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    ready = {"full": Ready([case.row()])}
+    for k in keeps:
+        for name in BEFORE_LLM:
+            ready[f"{name} {k}"] = Ready([case.row()], method(name, keep=k), [(SEED,)])
+    sampled = f"zoo sampled m=64 {keeps[-1]}"
+    ready[sampled] = Ready([case.row()], method("zoo", keep=keeps[-1], estimator="sampled"), [(SEED,)])
+    with torch.inference_mode():
+        encoded = {key: encode(adapter, each) for key, each in ready.items()}
+        rows = encoded["full"].features[0].rows
+        native = {
+            f"native {k}": adapter.model_inputs([case.row(k)], encoded["full"], [ImageFeatures(rows[:k])])
+            for k in keeps
+        }
+        # as a processor would give it: not padded to a multiple of 32
+        native |= {
+            f"unpadded {k}": {
+                key: value[..., -(k + 40) :] if isinstance(value, torch.Tensor) else value
+                for key, value in native[f"native {k}"].items()
+            }
+            for k in keeps
+        }
+
+        def measure(key: str) -> tuple[float, float, float]:
+            clock, inputs = Clock(adapter), native.get(key)
+            pruning = assembling = 0.0
+            if inputs is None:
+                visual = prune(adapter, ready[key], encoded[key])
+                pruning = clock.look()
+                inputs = assemble(adapter, ready[key], encoded[key], visual).inputs
+                assembling = clock.look()
+            adapter.model(**inputs, use_cache=True, logits_to_keep=1)
+            return pruning, assembling, clock.look()
+
+        keys = [*ready, *native]
+        for key in keys:
+            measure(key)
+        found = interleave(keys, measure, repeats, SEED)
+
+    def column(key: str, index: int) -> list[float]:
+        return [values[index] for values in found[key]]
+
+    def over(above: str, below: str, *parts: int) -> list[float]:
+        pairs = zip(found[above], found[below], strict=True)
+        return [sum(a[i] for i in parts or (2,)) / b[2] for a, b in pairs]
+
+    yield from line(section, "full: prefill", column("full", 2), "ms")
+    for k in keeps:
+        yield from line(section, f"ideal speed-up, natively {k} tokens", over("full", f"native {k}"), "x")
+        yield from line(section, f"  the same without padding to 32", over("full", f"unpadded {k}"), "x")
+        for name in BEFORE_LLM:
+            share = over(f"native {k}", f"{name} {k}")
+            yield from line(section, f"{name} {k}: share of the ideal", share, aim=0.9, at_most=False)
+    plain = statistics.median(column("full", 1))
+    for key in [f"{name} {keeps[-1]}" for name in BEFORE_LLM] + [sampled]:
+        extra = [
+            (own[0] + own[1] - plain) / full[2] for own, full in zip(found[key], found["full"], strict=True)
+        ]
+        aim = {"aim": OVERHEAD[case.config["model_type"]]} if key == f"zoo {keeps[-1]}" else {}
+        yield from line(section, f"{key}: method / full prefill", extra, **aim)
+        yield from line(
+            section, f"{key}: method", [e * f[2] for e, f in zip(extra, found["full"], strict=True)], "ms"
+        )
+
+
+def bench_selection(repeats: int, device: torch.device) -> Iterator[Line]:
+    """The greedy choice alone."""
+    cuda = device.type == "cuda"
+    section = f"selection alone, {device.type}, width {4096 if cuda else 512}, float32"
+    generator = torch.Generator(device).manual_seed(SEED)
+    jobs: dict[str, Callable[[], object]] = {}
+    aims: dict[str, float] = {}
+    for images in (1, 8) if cuda else (1,):
+        for k, n in ((64, 576), (160, 2880)):
+            features = torch.randn(images, n, 4096 if cuda else 512, device=device, generator=generator)
+            scores = torch.rand(images, n, device=device, generator=generator)
+            name = f"{k} of {n}, {images} image{'s' * (images > 1)}"
+            jobs[f"zoo {name}"] = lambda f=features, s=scores, k=k: greedy.greedy(f, s, k)
+            jobs[f"divprune {name}"] = lambda f=features, k=k: greedy.greedy(f, None, k)
+            if cuda:
+                jobs[f"torch loop {name}"] = lambda f=features, s=scores, k=k: greedy._select(
+                    greedy._unit(f), s, k
+                )
+                same = torch.equal(jobs[f"zoo {name}"](), jobs[f"torch loop {name}"]())  # type: ignore[arg-type]
+                print(f"  kernel and loop choose {'the same' if same else 'DIFFERENT tokens'}: {name}")
+            if images == 1:
+                aims |= (
+                    {f"zoo {name}": 0.3 if n == 576 else 2.0}
+                    if cuda
+                    else {f"zoo {name}": 5.0}
+                    if n == 576
+                    else {}
+                )
+
+    def measure(name: str) -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        jobs[name]()
+        if cuda:
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) * 1e3
+
+    for name in jobs:
+        measure(name)
+    for name, values in interleave([*jobs], measure, 5 * repeats, SEED).items():
+        yield from line(section, name, values, "ms", aim=aims.get(name))
+
+
+def bench_sweep(items: int, repeats: int, batch_size: int = 16) -> Iterator[Line]:
+    """6 methods x 4 ratios on the demo: one run of the engine against 24, the model loaded in both."""
+    adapter: Adapter = vlmbench.load("demo")
+    task = load_task("demo")
+    chosen = task.items(limit=items, seed=SEED)
+    limits = {task.name: task.spec.max_new_tokens}
+    scorer = get_scorer(task.spec.scorer, **task.spec.scorer_params)
+    conditions = [
+        Condition(prune=PRUNERS.get(name).part(ratio=ratio)) for ratio in SWEPT_RATIOS for name in SWEPT
+    ]
+
+    def run(some: Sequence[Condition]) -> None:
+        needs = frozenset[str]().union(
+            *(PRUNERS.get(c.prune.name).build(c.prune).needs for c in some if c.prune)
+        )
+        answerer = Answerer(adapter, {task.name: scorer}, limits, "bench", 2e-4, SEED, needs=needs)
+        preparer = Preparer(adapter, SEED, limits, rows=batch_size)
+        settings = Settings(batch_size, SEED, show_progress=False)
+        with tempfile.TemporaryDirectory() as folder:
+            work = [Work(task.name, chosen, some)]
+            run_work(work, Path(folder), answerer, preparer, settings, Ranks(), lambda record: True)
+
+    jobs: dict[str, Callable[[], object]] = {
+        "one": lambda: run(conditions),
+        "many": lambda: [run([condition]) for condition in conditions],
+    }
+
+    def measure(name: str) -> tuple[float, float]:
+        start, cpu = time.perf_counter(), time.process_time()
+        jobs[name]()
+        return time.perf_counter() - start, time.process_time() - cpu
+
+    run(conditions[: len(SWEPT)])
+    found = interleave([*jobs], measure, repeats, SEED)
+    section = (
+        f"sweep: demo, {items} items, {len(SWEPT)} methods x {len(SWEPT_RATIOS)} ratios, batch {batch_size}"
+    )
+    for i, kind in enumerate(("time", "CPU time")):
+        ratio = [one[i] / many[i] for one, many in zip(found["one"], found["many"], strict=True)]
+        yield from line(section, f"one sweep / 24 runs, {kind}", ratio, aim=0.5)
+    for name in jobs:
+        yield from line(section, f"{name}: time", [seconds for seconds, _ in found[name]], "s")
+
+
+def bench_large(name: str, batch: int, repeats: int) -> Iterator[Line]:
+    """A 7B of random weights in bf16 on the GPU, from pixels to the last of 1, 32 and 128 tokens."""
+    case = LARGE[name]
+    big = case.tokens > 1000
+    keeps = (160,) if big else (192, 128, 64)
+    adapter = case.adapter(torch.device("cuda"), torch.bfloat16)
+    last, rows = keeps[-1], [case.row()] * batch
+    ready = {"full": Ready(rows)}
+    for k in keeps:
+        for each in ("zoo", "divprune", "visionzip", "random", "fastv"):
+            seeds = [(SEED,)] * batch
+            ready[f"{each} {k}"] = Ready(rows, method(each, keep=k), seeds)
+    few = {key: ready[key] for key in ("full", f"zoo {last}", f"divprune {last}")}
+    for new_tokens in (1, 32, 128):
+        section = f"{case.name}, {case.tokens} + 40 tokens, bf16, batch {batch}, {new_tokens} new tokens"
+        settings = TimingSettings(batch, new_tokens, repeats, seed=SEED, graph=new_tokens == 1)
+        timing = time_ready(adapter, ready if new_tokens == 1 else few, settings)
+        for note in timing.notes:
+            print(f"  {section}: {note}")
+        for condition, speeds in timing.speeds.items():
+            for speed in speeds:
+                yield from _told(section, condition, speed, big)
+        speeds_of = {c: {s.mode: s for s in own} for c, own in timing.speeds.items()}
+        for mode in (OPS, GRAPH):
+            zoo = speeds_of.get(f"zoo {last}", {}).get(mode)
+            other = speeds_of.get(f"divprune {last}", {}).get(mode)
+            if zoo and other and zoo.ttft_ms.value and other.ttft_ms.value:
+                ratio = zoo.ttft_ms.value / other.ttft_ms.value
+                yield Line(section, f"zoo / divprune {last}, {mode}: ttft", ratio, ratio, ratio, aim=1.03)
+
+
+def _told(section: str, condition: str, speed: Speed, big: bool) -> Iterator[Line]:
+    what = f"{condition}, {speed.mode}, {speed.bound}-bound"
+    aims: dict[str, Any] = {}
+    prefill_aims: dict[str, Any] = {}
+    if condition == "zoo 160" and big and speed.batch == 1:
+        aims = {"aim": 3.0, "at_most": False}
+    if condition == "zoo 64" and speed.batch == 8:
+        prefill_aims = {"aim": 4.0, "at_most": False}
+    for name, value in (
+        ("vision", speed.encode_ms),
+        ("method", speed.method_ms),
+        ("prefill", speed.prefill_ms),
+    ):
+        if value is not None and speed.new_tokens == 1:
+            yield Line(section, f"{what}: {name}", value, value, value, "ms")
+    yield from line(section, f"{what}: ttft", speed.ttft_ms, "ms")
+    yield from line(section, f"{what}: total", speed.total_ms, "ms")
+    yield from line(section, f"{what}: prefill speed-up", speed.prefill_speedup, "x", **prefill_aims)
+    yield from line(section, f"{what}: ttft speed-up", speed.ttft_speedup, "x", **aims)
+    yield from line(section, f"{what}: total speed-up", speed.total_speedup, "x")
+    if speed.peak_bytes is not None:
+        gib = speed.peak_bytes / 2**30
+        yield Line(section, f"{what}: peak beyond the weights", gib, gib, gib, "GiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", default="prefill,selection,sweep", help="sections, comma-separated")
+    parser.add_argument("--gpu", nargs="?", const=",".join(LARGE), help=f"7B shapes: {', '.join(LARGE)}")
+    parser.add_argument("--batches", default="1,8", help="of the 7B shapes")
+    parser.add_argument("--keep", default="192,128,64", help="tokens kept in the prefill section")
+    parser.add_argument("--items", type=int, default=28, help="of the sweep; seven questions share an image")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    keeps = [int(k) for k in args.keep.split(",")]
+    only = [name for name in args.only.split(",") if name]
+    jobs: list[Callable[[], Iterator[Line]]] = []
+    if "prefill" in only:
+        jobs += [lambda case=case: bench_prefill(case, keeps, args.repeats, device) for case in MEDIUM]
+    if "selection" in only:
+        jobs.append(lambda: bench_selection(args.repeats, device))
+    if "sweep" in only:
+        jobs.append(lambda: bench_sweep(args.items, max(3, args.repeats // 2)))
+    for name in (args.gpu or "").split(",") if args.gpu else []:
+        jobs += [lambda n=name, b=b: bench_large(n, int(b), args.repeats) for b in args.batches.split(",")]
+
+    machine = describe_hardware()
+    print(
+        f"{machine}, torch {torch.__version__}\nmedian (95 % interval of the median), {args.repeats} repeats"
+    )
+    lines: list[Line] = []
+    for job in jobs:
+        for each in job():
+            if not lines or lines[-1].section != each.section:
+                print(f"\n{each.section}")
+            print(each, flush=True)
+            lines.append(each)
+        if args.json:
+            told = [{**asdict(each), "verdict": each.verdict} for each in lines]
+            args.json.write_text(
+                json.dumps({"machine": machine, "torch": torch.__version__, "lines": told}, indent=1)
+            )
+
+
+if __name__ == "__main__":
+    main()
