@@ -1,9 +1,9 @@
-"""What pruning costs and brings, in ratios of one run: prefill, method, selection, a sweep; on a GPU 7B shapes.
+"""What pruning costs and brings, in ratios of one run: prefill, method, selection, sweep; 7B shapes on a GPU.
 
 python scripts/bench_prune.py [--only prefill,selection,sweep] [--gpu [CASES]] [--repeats R] [--json FILE]
 
 Everything that is compared takes turns, in an order drawn anew in every repeat. Aims are printed beside what
-was measured and never asserted. On a machine that is busy with other things use `--threads 1`.
+was measured and never asserted. On a machine that is busy with other things use `--threads 1 --cpu-time`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_prune_models import LARGE, MEDIUM, Case
+from prune_bench.large import bench_large
+from prune_bench.lines import Line, line, method
+from prune_bench.models import LARGE, MEDIUM, SEED, Case
 
 import vlmbench
 from vlmbench.conditions import Condition
@@ -28,13 +30,11 @@ from vlmbench.engine.manifest import describe_hardware
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.run import Settings, Work, run_work
-from vlmbench.engine.timing import GRAPH, OPS, TimingSettings, interleave, median_estimate, time_ready
+from vlmbench.engine.timing import interleave
 from vlmbench.engine.timing_stages import Ready, assemble, encode, prune
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.features import ImageFeatures
 from vlmbench.prune import PRUNERS, greedy
-from vlmbench.prune.base import Pruner
-from vlmbench.schema import Estimate, Speed
 from vlmbench.tasks.load import load_task
 from vlmbench.tasks.scorers import get as get_scorer
 
@@ -42,64 +42,29 @@ BEFORE_LLM = ("zoo", "divprune", "norm", "visionzip", "random", "uniform", "pool
 SWEPT = ("zoo", "divprune", "norm", "visionzip", "random", "uniform")
 SWEPT_RATIOS = ("0.5", "0.75", "0.9", "0.95")
 OVERHEAD = {"llava": 0.03, "qwen2_5_vl": 0.07}
-SEED = 0
 
 
-@dataclass(frozen=True)
-class Line:
-    """One measured figure, median with its 95 % interval, and what was aimed at."""
-
-    section: str
-    what: str
-    median: float
-    low: float
-    high: float
-    unit: str = ""
-    aim: float | None = None
-    at_most: bool = True
-
-    @property
-    def verdict(self) -> str:
-        if self.aim is None:
-            return ""
-        met = self.median <= self.aim if self.at_most else self.median >= self.aim
-        return f"aim {'<=' if self.at_most else '>='} {self.aim:g}: {'met' if met else 'MISSED'}"
-
-    def __str__(self) -> str:
-        spread = f"({self.low:.4g} - {self.high:.4g})"
-        return f"  {self.what:<58}{self.median:>9.4g} {self.unit:<3}{spread:<22}{self.verdict}"
-
-
-def line(
-    section: str, what: str, values: Sequence[float] | Estimate, unit: str = "", **aim: Any
-) -> Iterator[Line]:
-    """The figure as a line; none where there is nothing to tell."""
-    estimate = values if isinstance(values, Estimate) else median_estimate(list(values))
-    if estimate.value is not None and estimate.low is not None and estimate.high is not None:
-        yield Line(section, what, estimate.value, estimate.low, estimate.high, unit, **aim)
-
-
-def method(name: str, **parameters: Any) -> Pruner:
-    entry = PRUNERS.get(name)
-    built: Pruner = entry.build(entry.part(**{key: str(value) for key, value in parameters.items()}))
-    return built
+Seconds = Callable[[], float]
+"""A clock: of the wall, or of this process's CPU time."""
 
 
 class Clock:
     """Milliseconds since the last look, the device waited for."""
 
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: Adapter, seconds: Seconds) -> None:
+        self.adapter, self.seconds = adapter, seconds
+        self.last = 0.0
         self.look()
 
     def look(self) -> float:
         self.adapter.synchronize()
-        now = time.perf_counter() * 1e3
-        since, self.last = now - getattr(self, "last", now), now
-        return since
+        before, self.last = self.last, self.seconds() * 1e3
+        return self.last - before
 
 
-def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.device) -> Iterator[Line]:
+def bench_prefill(
+    case: Case, keeps: Sequence[int], repeats: int, device: torch.device, seconds: Seconds
+) -> Iterator[Line]:
     """Pruned prefills against such as natively have k tokens, and what the methods themselves take."""
     section = f"prefill: {case.name}, {case.tokens} + 40 tokens, batch 1"
     adapter = case.adapter(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -107,8 +72,11 @@ def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.
     for k in keeps:
         for name in BEFORE_LLM:
             ready[f"{name} {k}"] = Ready([case.row()], method(name, keep=k), [(SEED,)])
-    sampled = f"zoo sampled m=64 {keeps[-1]}"
-    ready[sampled] = Ready([case.row()], method("zoo", keep=keeps[-1], estimator="sampled"), [(SEED,)])
+    other_zoos = {
+        f"zoo {told} {keeps[-1]}": Ready([case.row()], method("zoo", keep=keeps[-1], **set_to), [(SEED,)])
+        for told, set_to in (("rank=128", {"rank": 128}), ("sampled m=64", {"estimator": "sampled"}))
+    }
+    ready |= other_zoos
     with torch.inference_mode():
         encoded = {key: encode(adapter, each) for key, each in ready.items()}
         rows = encoded["full"].features[0].rows
@@ -126,7 +94,7 @@ def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.
         }
 
         def measure(key: str) -> tuple[float, float, float]:
-            clock, inputs = Clock(adapter), native.get(key)
+            clock, inputs = Clock(adapter, seconds), native.get(key)
             pruning = assembling = 0.0
             if inputs is None:
                 visual = prune(adapter, ready[key], encoded[key])
@@ -151,12 +119,12 @@ def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.
     yield from line(section, "full: prefill", column("full", 2), "ms")
     for k in keeps:
         yield from line(section, f"ideal speed-up, natively {k} tokens", over("full", f"native {k}"), "x")
-        yield from line(section, f"  the same without padding to 32", over("full", f"unpadded {k}"), "x")
+        yield from line(section, "  the same without padding to 32", over("full", f"unpadded {k}"), "x")
         for name in BEFORE_LLM:
             share = over(f"native {k}", f"{name} {k}")
             yield from line(section, f"{name} {k}: share of the ideal", share, aim=0.9, at_most=False)
     plain = statistics.median(column("full", 1))
-    for key in [f"{name} {keeps[-1]}" for name in BEFORE_LLM] + [sampled]:
+    for key in [f"{name} {keeps[-1]}" for name in BEFORE_LLM] + [*other_zoos]:
         extra = [
             (own[0] + own[1] - plain) / full[2] for own, full in zip(found[key], found["full"], strict=True)
         ]
@@ -167,7 +135,7 @@ def bench_prefill(case: Case, keeps: Sequence[int], repeats: int, device: torch.
         )
 
 
-def bench_selection(repeats: int, device: torch.device) -> Iterator[Line]:
+def bench_selection(repeats: int, device: torch.device, seconds: Seconds) -> Iterator[Line]:
     """The greedy choice alone."""
     cuda = device.type == "cuda"
     section = f"selection alone, {device.type}, width {4096 if cuda else 512}, float32"
@@ -199,11 +167,11 @@ def bench_selection(repeats: int, device: torch.device) -> Iterator[Line]:
     def measure(name: str) -> float:
         if cuda:
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = seconds()
         jobs[name]()
         if cuda:
             torch.cuda.synchronize()
-        return (time.perf_counter() - start) * 1e3
+        return (seconds() - start) * 1e3
 
     for name in jobs:
         measure(name)
@@ -255,62 +223,6 @@ def bench_sweep(items: int, repeats: int, batch_size: int = 16) -> Iterator[Line
         yield from line(section, f"{name}: time", [seconds for seconds, _ in found[name]], "s")
 
 
-def bench_large(name: str, batch: int, repeats: int) -> Iterator[Line]:
-    """A 7B of random weights in bf16 on the GPU, from pixels to the last of 1, 32 and 128 tokens."""
-    case = LARGE[name]
-    big = case.tokens > 1000
-    keeps = (160,) if big else (192, 128, 64)
-    adapter = case.adapter(torch.device("cuda"), torch.bfloat16)
-    last, rows = keeps[-1], [case.row()] * batch
-    ready = {"full": Ready(rows)}
-    for k in keeps:
-        for each in ("zoo", "divprune", "visionzip", "random", "fastv"):
-            seeds = [(SEED,)] * batch
-            ready[f"{each} {k}"] = Ready(rows, method(each, keep=k), seeds)
-    few = {key: ready[key] for key in ("full", f"zoo {last}", f"divprune {last}")}
-    for new_tokens in (1, 32, 128):
-        section = f"{case.name}, {case.tokens} + 40 tokens, bf16, batch {batch}, {new_tokens} new tokens"
-        settings = TimingSettings(batch, new_tokens, repeats, seed=SEED, graph=new_tokens == 1)
-        timing = time_ready(adapter, ready if new_tokens == 1 else few, settings)
-        for note in timing.notes:
-            print(f"  {section}: {note}")
-        for condition, speeds in timing.speeds.items():
-            for speed in speeds:
-                yield from _told(section, condition, speed, big)
-        speeds_of = {c: {s.mode: s for s in own} for c, own in timing.speeds.items()}
-        for mode in (OPS, GRAPH):
-            zoo = speeds_of.get(f"zoo {last}", {}).get(mode)
-            other = speeds_of.get(f"divprune {last}", {}).get(mode)
-            if zoo and other and zoo.ttft_ms.value and other.ttft_ms.value:
-                ratio = zoo.ttft_ms.value / other.ttft_ms.value
-                yield Line(section, f"zoo / divprune {last}, {mode}: ttft", ratio, ratio, ratio, aim=1.03)
-
-
-def _told(section: str, condition: str, speed: Speed, big: bool) -> Iterator[Line]:
-    what = f"{condition}, {speed.mode}, {speed.bound}-bound"
-    aims: dict[str, Any] = {}
-    prefill_aims: dict[str, Any] = {}
-    if condition == "zoo 160" and big and speed.batch == 1:
-        aims = {"aim": 3.0, "at_most": False}
-    if condition == "zoo 64" and speed.batch == 8:
-        prefill_aims = {"aim": 4.0, "at_most": False}
-    for name, value in (
-        ("vision", speed.encode_ms),
-        ("method", speed.method_ms),
-        ("prefill", speed.prefill_ms),
-    ):
-        if value is not None and speed.new_tokens == 1:
-            yield Line(section, f"{what}: {name}", value, value, value, "ms")
-    yield from line(section, f"{what}: ttft", speed.ttft_ms, "ms")
-    yield from line(section, f"{what}: total", speed.total_ms, "ms")
-    yield from line(section, f"{what}: prefill speed-up", speed.prefill_speedup, "x", **prefill_aims)
-    yield from line(section, f"{what}: ttft speed-up", speed.ttft_speedup, "x", **aims)
-    yield from line(section, f"{what}: total speed-up", speed.total_speedup, "x")
-    if speed.peak_bytes is not None:
-        gib = speed.peak_bytes / 2**30
-        yield Line(section, f"{what}: peak beyond the weights", gib, gib, gib, "GiB")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="prefill,selection,sweep", help="sections, comma-separated")
@@ -320,18 +232,24 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=28, help="of the sweep; seven questions share an image")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--cpu-time", action="store_true", help="prefill and selection by CPU time")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     keeps = [int(k) for k in args.keep.split(",")]
+    if args.cpu_time and device.type == "cuda":
+        parser.error("--cpu-time says nothing about work on a GPU")
+    seconds = time.process_time if args.cpu_time else time.perf_counter
     only = [name for name in args.only.split(",") if name]
     jobs: list[Callable[[], Iterator[Line]]] = []
     if "prefill" in only:
-        jobs += [lambda case=case: bench_prefill(case, keeps, args.repeats, device) for case in MEDIUM]
+        jobs += [
+            lambda case=case: bench_prefill(case, keeps, args.repeats, device, seconds) for case in MEDIUM
+        ]
     if "selection" in only:
-        jobs.append(lambda: bench_selection(args.repeats, device))
+        jobs.append(lambda: bench_selection(args.repeats, device, seconds))
     if "sweep" in only:
         jobs.append(lambda: bench_sweep(args.items, max(3, args.repeats // 2)))
     for name in (args.gpu or "").split(",") if args.gpu else []:
@@ -351,7 +269,9 @@ def main() -> None:
         if args.json:
             told = [{**asdict(each), "verdict": each.verdict} for each in lines]
             args.json.write_text(
-                json.dumps({"machine": machine, "torch": torch.__version__, "lines": told}, indent=1)
+                json.dumps(
+                    {"machine": machine, "torch": torch.__version__, "clock": clock, "lines": told}, indent=1
+                )
             )
 
 

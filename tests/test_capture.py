@@ -349,6 +349,20 @@ def test_attention_and_keys_are_those_of_eager(family: str, attn: str, load: Loa
         assert not image.keys[~real].any()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tapped_module_by_name(family: str, load: Load) -> None:
+    """Of three layers the last, or for CLIP the one whose output is hidden state -2."""
+    loaded = load(family)
+    tapped = loaded.family.attention(loaded.model)
+    (name,) = [name for name, module in loaded.model.base_model.named_modules() if module is tapped]
+    tower = {"smolvlm": "vision_model", "idefics3": "vision_model"}.get(family, "vision_tower")
+    path = {"internvl": "encoder.layer.2.attention", "mistral3": "transformer.layers.2.attention"}
+    path["pixtral"] = path["mistral3"]
+    path["llava"] = path["llava_next"] = "encoder.layers.1.self_attn"
+    expected = f"{tower}.{path.get(family, 'encoder.layers.2.self_attn')}"
+    assert name == ("visual.blocks.2.attn" if family.startswith("qwen") else expected)
+
+
 @pytest.mark.parametrize(
     "family", ["llava", "llava_next", "llava_onevision", "gemma3", "paligemma", "internvl"]
 )

@@ -82,7 +82,7 @@ def jacobian_rms(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return jacobian.flatten(1).norm(dim=1) / x[0].numel() ** 0.5
 
 
-def agrees(stock: nn.Module, form: Form, patches: int) -> None:
+def check_agrees(stock: nn.Module, form: Form, patches: int) -> None:
     x = 2 * torch.randn(N, patches, C, dtype=torch.float64) + 0.3
     torch.testing.assert_close(form(x), stock(x), rtol=1e-10, atol=1e-11)
     with torch.inference_mode():
@@ -94,14 +94,14 @@ def agrees(stock: nn.Module, form: Form, patches: int) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_two_layers_agree_with_autograd(norm: str | None, patches: int) -> None:
     for activation in ACTIVATIONS:
-        agrees(*two_layer(activation, norm, patches), patches)
+        check_agrees(*two_layer(activation, norm, patches), patches)
     for out in (3, 20):  # fewer and more outputs than hidden units
-        agrees(*two_layer("gelu", norm, patches, out), patches)
+        check_agrees(*two_layer("gelu", norm, patches, out), patches)
 
 
 @pytest.mark.parametrize("act", [*(ACT2FN[name] for name in ACTIVATIONS), nn.GELU("tanh"), nn.Mish()])
 def test_activations_may_be_modules(act: nn.Module) -> None:
-    agrees(*two_layer(act, "layer", 4), 4)
+    check_agrees(*two_layer(act, "layer", 4), 4)
 
 
 @pytest.mark.parametrize("patches", [1, 4])
@@ -122,7 +122,7 @@ def test_gated_agrees_with_autograd(activation: str, bias: bool, patches: int) -
     stock = Stock(None, patches, body)
     weights = (body.gate.weight, body.up.weight, body.down.weight)
     form = GatedMlp(*weights, activation, body.gate.bias, body.up.bias, body.down.bias)
-    agrees(stock, form, patches)
+    check_agrees(stock, form, patches)
     x = torch.randn(N, patches, C, dtype=torch.float64)
     torch.testing.assert_close(form.sensitivity(x, rank=18), form.sensitivity(x))
 
@@ -135,7 +135,7 @@ def test_linear_agrees_with_autograd(norm: str | None, patches: int) -> None:
         body = nn.Linear(patches * C, out)
         stock = Stock(norm, patches, body)
         form = Linear(body.weight, body.bias, norm=stock.described(), patches=patches)
-        agrees(stock, form, patches)
+        check_agrees(stock, form, patches)
         assert form.constant == (norm is None)
 
 
@@ -164,7 +164,7 @@ def test_low_rank_errs_by_no_more_than_its_residual(norm: str | None, patches: i
 
 def small_projector(form_known: bool = True) -> Projector:
     stock, form = two_layer("gelu", "layer", 4)
-    stock.float()
+    stock.float().requires_grad_(False)
     form = Mlp(
         stock.body[0].weight, stock.body[0].bias, "gelu", stock.body[2].weight, None, stock.described(), 4
     )
@@ -207,6 +207,11 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_exact_ranks_as_4096_directions_do_on_a_trained_projector() -> None:
+    """Against what it is, the root mean square of ||J u||: Spearman >= .999.
+
+    Against ZOO's mean of the same norms slightly less on this narrow projector (128 -> 96 -> 96), where two
+    references of 4096 directions agree with each other by .9993.
+    """
     folder = Path(vlmbench.demo.__file__).parent / "model"
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -216,12 +221,19 @@ def test_exact_ranks_as_4096_directions_do_on_a_trained_projector() -> None:
     one, two = part.linear_1, part.linear_2
     form = Mlp(one.weight, one.bias, part.act, two.weight, two.bias)
     projector = Projector(lambda x: part(x.transpose(0, 1))[0], form)
-    with torch.inference_mode():
-        for x in model.model.vision_tower(pixels).last_hidden_state[:, 1:, None]:
-            assert torch.allclose(form(x), projector.apply(x), atol=1e-5)
-            found, reference = exact(projector, x), sampled(projector, x, m=4096)
-            assert spearmanr(found, reference).statistic >= 0.999
-            assert float((found >= reference * 0.999).float().mean()) == 1  # rms >= mean
+    with torch.no_grad():
+        x = model.model.vision_tower(pixels).last_hidden_state[:, 1:, None].flatten(0, 1)
+        assert torch.allclose(form(x), projector.apply(x), atol=1e-5)
+        jacobian = torch.func.vmap(torch.func.jacrev(lambda t: part(t)))(x[:, 0])
+        bank = directions(4096, 1, x.shape[-1], seed=0)[:, 0].T
+        norms = torch.cat([torch.linalg.vector_norm(j @ bank, dim=1) for j in torch.split(jacobian, 8)])
+        torch.testing.assert_close(
+            sampled(projector, x, m=64, seed=1), jvp(projector, x, m=64, seed=1), rtol=1e-3, atol=0
+        )
+    found = exact(projector, x)
+    assert spearmanr(found, norms.square().mean(1).sqrt()).statistic >= 0.999
+    assert spearmanr(found, norms.mean(1)).statistic >= 0.997
+    assert torch.allclose(found, norms.square().mean(1).sqrt(), rtol=1e-2)
 
 
 def test_normalise_knows_constants() -> None:
