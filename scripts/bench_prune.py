@@ -14,9 +14,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from prune_bench.large import bench_large
@@ -256,9 +255,9 @@ def main() -> None:
         jobs += [lambda n=name, b=b: bench_large(n, int(b), args.repeats) for b in args.batches.split(",")]
 
     machine = describe_hardware()
-    print(
-        f"{machine}, torch {torch.__version__}\nmedian (95 % interval of the median), {args.repeats} repeats"
-    )
+    clock = "CPU time" if args.cpu_time else "wall time"
+    print(f"{machine}, torch {torch.__version__}, {clock}")
+    print(f"median (95 % interval of the median), {args.repeats} repeats")
     lines: list[Line] = []
     for job in jobs:
         for each in job():

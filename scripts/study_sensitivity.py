@@ -46,7 +46,7 @@ def contexts(images: int) -> list[Context]:
     """One per image, as the engine hands them to zoo."""
     adapter = vlmbench.load("demo")
     task = load_task("demo")
-    first = {item.cluster: item for item in task.items(limit=3 * images, seed=0)}
+    first = {item.cluster: item for item in task.items(limit=10 * images, seed=0)}
     preparer = Preparer(adapter, 0, {"demo": 3})
     found = []
     for item in list(first.values())[:images]:

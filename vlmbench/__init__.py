@@ -15,9 +15,10 @@ from vlmbench._version import __version__
 if TYPE_CHECKING:
     from vlmbench.comparison import Verdict
     from vlmbench.models.adapter import Adapter
+    from vlmbench.models.library import pruning
     from vlmbench.schema import Table
 
-__all__ = ["Table", "__version__", "compare", "load", "run"]
+__all__ = ["Table", "__version__", "compare", "load", "pruning", "run"]
 
 
 def load(name: str = "demo", **options: Any) -> Adapter:
@@ -67,6 +68,10 @@ def __getattr__(name: str) -> Any:
         from vlmbench.schema import Table
 
         return Table
+    if name == "pruning":
+        from vlmbench.models.library import pruning
+
+        return pruning
     if name in {"perturb", "tasks"}:
         importlib.import_module("vlmbench.tasks.scorers")
         return importlib.import_module(f"vlmbench.{name}")

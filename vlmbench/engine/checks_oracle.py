@@ -110,11 +110,10 @@ def gone_inside(adapter: Adapter, pruned: Pruned, input_ids: Tensor) -> list[Ten
         places = (input_ids[row] == adapter.image_token_id).nonzero()[:, 0].cpu()
         for image, seed in zip(whole.images, seeds, strict=True):
             left = places[image.start : image.stop]
-            if len(chosen := pruned.pruner.of_image(seed)) and pruned.pruner.chosen[0][0].n != len(left):
-                real = (image.grid[:, 1] >= 0).cpu()
-                left = left[real] if int(real.sum()) != len(left) else left
+            if pruned.newline == "kept":
+                left = left[(image.grid[:, 1] >= 0).cpu()]
             cuts = pruned.pruner.schedule(len(left), adapter.layers)
-            for cut, keep in zip(cuts, chosen, strict=True):
+            for cut, keep in zip(cuts, pruned.pruner.of_image(seed), strict=True):
                 dropped = torch.ones(len(left), dtype=torch.bool)
                 dropped[keep.cpu()] = False
                 for layer in range(cut.layer, adapter.layers):

@@ -167,6 +167,7 @@ class Pruned:
     seeds: Sequence[tuple[int, ...]]
     encoded: EncoderOutput
     visual: Sequence[ImageFeatures | VisualInput]
+    newline: str
     answers: Answers
 
 
@@ -253,7 +254,7 @@ class Bench:
         elif pruner.stage == "llm":
             inside = Inside(cast("Pruner", recorder), seeds, self.newline)
         answers = self.answer(rows, encoded, visual, positions, inside)
-        return Pruned(recorder, rows, seeds, encoded, visual, answers)
+        return Pruned(recorder, rows, seeds, encoded, visual, self.newline, answers)
 
     def smaller(self, pruner: Pruner) -> Bench:
         """The requests with the images that a method of stage `image` makes. Raises NotApplicableError."""

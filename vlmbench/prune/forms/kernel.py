@@ -18,8 +18,11 @@ class Kernel:
     V [h, c] are the columns of `inner` scaled by a norm's weight; a LayerNorm's mean, which is a projection
     of its input, is taken out of them here once instead of out of every token's result.
 
-    Memory: h^2 numbers, or r h for rank r once its eigenpairs are computed, which takes h^2 and O(h^3) time
-    (about a minute on one CPU thread for h = 4096).
+    Rank r: K ~ C^T C + diag(K - C^T C), with C [r, h] of the r largest eigenpairs. A trained projector's
+    spectrum falls slowly and much of K is diagonal, so without the diagonal little is left of the ranking.
+
+    Memory: h^2 numbers, or (r + 1) h for rank r once its eigenpairs are computed, which takes a few times h^2
+    and O(h^3) time (about a minute on one CPU thread for h = 4096).
     """
 
     outer: Tensor
@@ -29,9 +32,10 @@ class Kernel:
     norm: Norm | None = None
 
     def __call__(self, g: Tensor, rank: int = 0) -> Tensor:
-        """[N]: g^T K g for g [N, h]; with `rank` = r > 0 of K's r largest eigenpairs only, so never more."""
+        """[N]: g^T K g for g [N, h]; in rank `rank` where that is not 0."""
         if rank:
-            return (g @ self._factor(rank).T).square().sum(-1)
+            factor, rest = self._factor(rank)
+            return (g @ factor.T).square().sum(-1) + g.square() @ rest
         return (g @ self._full).mul_(g).sum(-1)
 
     @cached_property
@@ -39,8 +43,8 @@ class Kernel:
         return float((self.outer.square().sum(0) @ self._v.square().sum(1)).detach())
 
     def kept(self, rank: int) -> float:
-        """Trace of the part of K that rank `rank` keeps."""
-        return float(self._factor(rank).detach().square().sum())
+        """Trace of C^T C for rank `rank`."""
+        return float(self._factor(rank)[0].detach().square().sum())
 
     @property
     def _v(self) -> Tensor:
@@ -57,21 +61,23 @@ class Kernel:
     def _full(self) -> Tensor:
         return self._matrix()
 
-    def _factor(self, rank: int) -> Tensor:
-        """C [r, h] with K ~ C^T C."""
+    def _factor(self, rank: int) -> tuple[Tensor, Tensor]:
+        """C [r, h] and the diagonal [h] of K - C^T C."""
         if rank not in self._factors:
-            values, vectors = torch.linalg.eigh(self._matrix())
+            matrix = self._matrix()
+            values, vectors = torch.linalg.eigh(matrix)
             values, vectors = values[-rank:].clamp(min=0), vectors[:, -rank:]
-            self._factors[rank] = (vectors * values.sqrt()).T.contiguous()
+            factor = (vectors * values.sqrt()).T.contiguous()
+            self._factors[rank] = factor, (matrix.diagonal() - factor.square().sum(0)).clamp(min=0)
         return self._factors[rank]
 
     @cached_property
-    def _factors(self) -> dict[int, Tensor]:
+    def _factors(self) -> dict[int, tuple[Tensor, Tensor]]:
         return {}
 
 
 def residual(kernels: tuple[Kernel, ...], rank: int) -> float:
-    """Share of the kernels' trace that rank `rank` leaves out, in [0, 1]; 0 for rank 0, which is all."""
+    """Share of the kernels' trace outside C^T C, in [0, 1]; 0 for rank 0, which is all of K."""
     total = sum(kernel.trace for kernel in kernels)
     if rank == 0 or total == 0:
         return 0.0

@@ -59,8 +59,8 @@ class Mlp:
     def sensitivity(self, x: Tensor, rank: int = 0) -> Tensor:
         """S [N] for x [N, P, c].
 
-        `rank` = r > 0 replaces each K by its r largest eigenpairs, h r instead of h^2 numbers and operations;
-        S can then only become smaller (see `residual`). The term behind a norm is never approximated.
+        `rank` = r > 0 replaces each K by its r largest eigenpairs and the diagonal of the rest, h (r + 1)
+        instead of h^2 numbers and operations (see `residual`). The term behind a norm is never approximated.
         """
         x = x.to(self.weight1.dtype)
         inputs = self.weight1.shape[1]
@@ -81,7 +81,10 @@ class Mlp:
         return (squared.clamp(min=0) / inputs).sqrt()
 
     def residual(self, rank: int) -> float:
-        """Share of the trace of all K that rank `rank` leaves out: S^2 errs by at most that trace ||g||^2."""
+        """Share of the trace of all K outside their r largest eigenpairs.
+
+        Without a norm ||J||_F^2 errs by at most that trace x ||g||^2, behind one that / min s^2.
+        """
         return residual(self._kernels, rank)
 
     def _block(self, p: int) -> Tensor:
@@ -143,7 +146,7 @@ class GatedMlp:
         return (self._kernel(g, rank).clamp(min=0) / self.gate.shape[1]).sqrt()
 
     def residual(self, rank: int) -> float:
-        """Share of the trace of K that rank `rank` leaves out."""
+        """Share of the trace of K outside its r largest eigenpairs."""
         return residual((self._kernel,), rank)
 
     def _hidden(self, x: Tensor) -> tuple[Tensor, Tensor]:

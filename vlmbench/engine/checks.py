@@ -1,0 +1,217 @@
+"""What must hold for a method on a model, shown on a few requests: each check is a function of both.
+
+A check says pass, FAIL, `exempt` where it cannot hold by design, and `n.a.` where the method cannot serve
+the model; the last two with the reason, which is the error that `prune` gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from vlmbench.engine.checks_oracle import masked_answers
+from vlmbench.engine.checks_run import Answers, Bench, Method, Pruned, difference
+from vlmbench.engine.checks_select import count_faults, inside_faults, merge_faults
+from vlmbench.engine.checks_state import Place, Planted, changes, failing, snapshot
+from vlmbench.errors import ItemError, NotApplicableError, UsageError
+from vlmbench.models import families
+from vlmbench.models.features import VisualInput
+from vlmbench.models.inside_refuse import sliding_windows
+from vlmbench.prune.base import COMPACT, ORIGINAL, Pruner
+
+State = Literal["pass", "FAIL", "exempt", "n.a."]
+
+KEEP_ALL, MASKING, BATCH, RESTORE, SELECTION = (
+    "keep-all is identity",
+    "removing equals masking",
+    "batch equals single",
+    "exit restores",
+    "selection contract",
+)
+FULL = "full model"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check of one method."""
+
+    name: str
+    method: str
+    state: State
+    detail: str = ""
+    difference: float | None = None
+    """Largest difference of logits seen; None where none were compared."""
+
+
+class Exempt(Exception):
+    """By design the check does not hold for the method."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw: faults in words, and the largest difference of logits beside what is allowed."""
+
+    faults: tuple[str, ...] = ()
+    difference: float | None = None
+    limit: float = 0.0
+    note: str = ""
+
+
+def keep_all(bench: Bench, method: Method) -> Finding:
+    """With nothing to drop, the full way gives the logits and answers of the full model."""
+    pruner = method.keeping_all()
+    if pruner.merges:
+        raise Exempt("it makes new tokens even where all may stay")
+    counts = {image.stop - image.start for f in _layout(bench) for image in f.images}
+    if any(pruner.budget(n) != n for n in counts):
+        raise NotApplicableError("it never keeps all tokens")
+    run = bench.run(method, pruner)
+    if pruner.stage == "image":
+        for sample, row in zip(bench.samples, run.rows, strict=True):
+            if any(not torch.equal(row.vision[key], value) for key, value in sample.row.vision.items()):
+                raise Exempt("the processor resamples in its own way: the same size gives other pixels")
+    return _compared(bench, run.answers, bench.plain)
+
+
+def removing_equals_masking(bench: Bench, method: Method) -> Finding:
+    """What is left answers as it does where all tokens stay and the dropped ones are masked."""
+    if method.stage == "image":
+        raise NotApplicableError("it makes a smaller image: no token is taken from a sequence")
+    _refuse_windows(bench)
+    runs: list[Finding] = []
+    for pruner in _with_positions(method, bench):
+        run = bench.run(method, pruner)
+        if all(len(part.rows) == row.visual_tokens for part, row in zip(run.visual, run.rows, strict=True)):
+            if pruner.stage != "llm" and not pruner.merges:
+                continue
+        oracle = masked_answers(bench.adapter, run, bench.max_new_tokens)
+        runs.append(_compared(bench, run.answers, oracle, f"{_budget(pruner)}, {pruner.positions} positions"))
+    if not runs:
+        raise NotApplicableError("it drops no token")
+    return _worst(runs)
+
+
+def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
+    """Requests of different lengths in one batch answer as each does alone; None: the full model."""
+    if method is None:
+        return _singles(bench, bench.plain, [single.plain for single in bench.singles])
+    found = []
+    for pruner in _served(method, bench):
+        together = bench.run(method, pruner).answers
+        alone = []
+        for i, single in enumerate(bench.singles):
+            if bench.adapter.loaded.dtype != "float32":
+                # rounding of the encoder may change the choice itself, which is not what is asked here
+                encoded = bench.encode(pruner.needs)
+                single.encodings[pruner.needs] = _one_of(encoded, i)
+            alone.append(single.run(method, pruner).answers)
+        found.append(_singles(bench, together, alone, _budget(pruner)))
+    return _worst(found)
+
+
+def exit_restores(bench: Bench, method: Method) -> Finding:
+    """Afterwards, and after an exception in the middle, the model is what it was, bit for bit."""
+    pruner = next(iter(_served(method, bench)))
+    model = bench.adapter.model
+    before, faults = snapshot(model), []
+    bench.run(method, pruner, fresh=True)
+    faults += [f"after a run: {line}" for line in changes(before, snapshot(model))]
+    for place in _places(model):
+        try:
+            with failing(place):
+                bench.run(method, pruner, fresh=True)
+            faults.append(f"an exception in the {place.name} did not get through")
+        except Planted:
+            pass
+        left = changes(before, snapshot(model))
+        faults += [f"after an exception in the {place.name}: {line}" for line in left]
+    return Finding(tuple(faults))
+
+
+def selection_contract(bench: Bench, method: Method) -> Finding:
+    """Sorted unique ids of real tokens, as many as declared, their own features, and the same every time."""
+    faults: list[str] = []
+    for pruner in _served(method, bench):
+        with torch.random.fork_rng(devices=[]):
+            runs = [_seeded(bench, method, pruner, seed) for seed in (0, 1)]
+        faults += count_faults(bench, runs[0])
+        faults += inside_faults(bench, runs[0]) if pruner.stage == "llm" else []
+        faults += merge_faults(bench, runs[0]) if pruner.merges else []
+        first, again = (run.answers.generations for run in runs)
+        if any(a.kept_hash != b.kept_hash for a, b in zip(first, again, strict=True)):
+            faults.append(f"{_budget(pruner)}: the same seed keeps other tokens the second time")
+    return Finding(tuple(dict.fromkeys(faults)))
+
+
+CHECKS: dict[str, Callable[[Bench, Method], Finding]] = {
+    KEEP_ALL: keep_all,
+    MASKING: removing_equals_masking,
+    BATCH: batch_equals_single,
+    RESTORE: exit_restores,
+    SELECTION: selection_contract,
+}
+
+
+def check(name: str, bench: Bench, method: Method) -> Check:
+    """One check of one method; what the method refuses is told, anything else that goes wrong has failed."""
+    return _told(name, method.name, lambda: CHECKS[name](bench, method))
+
+
+def run_checks(bench: Bench, methods: Sequence[Method]) -> Iterator[Check]:
+    """The full model in batches and alone, then every check of every method."""
+    yield _told(BATCH, FULL, lambda: batch_equals_single(bench, None))
+    for method in methods:
+        for name in CHECKS:
+            yield check(name, bench, method)
+
+
+def tie_tolerance(checks: Iterable[Check], dtype: str) -> float:
+    """Below this gap of the two largest logits another batch size may give the other token.
+
+    Four times the largest difference between batched and single seen, at least 1e-4 in float32.
+    """
+    seen = [check.difference or 0.0 for check in checks if check.name == BATCH and check.state == "pass"]
+    return max([4 * max(seen, default=0.0), *([1e-4] if dtype == "float32" else [])])
+
+
+def _told(name: str, method: str, find: Callable[[], Finding]) -> Check:
+    try:
+        found = find()
+    except Exempt as reason:
+        return Check(name, method, "exempt", str(reason))
+    except (NotApplicableError, UsageError) as reason:
+        return Check(name, method, "n.a.", str(reason))
+    except (ItemError, RuntimeError, ValueError, IndexError, TypeError, KeyError) as error:
+        return Check(name, method, "FAIL", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    faults = list(found.faults)
+    if found.difference is not None and found.difference > found.limit:
+        faults.append(f"logits differ by {found.difference:.3g}, more than {found.limit:.3g}; {found.note}")
+    if faults:
+        more = f" (and {len(faults) - 2} more)" if len(faults) > 2 else ""
+        return Check(name, method, "FAIL", "; ".join(faults[:2]).rstrip("; ") + more, found.difference)
+    return Check(name, method, "pass", found.note, found.difference)
+
+
+def _compared(bench: Bench, one: Answers, other: Answers, note: str = "") -> Finding:
+    rows = range(len(one.generations))
+    worst = max(difference(one, row, other, row) for row in rows)
+    return Finding((), worst, bench.limit(other), note)
+
+
+def _singles(bench: Bench, together: Answers, alone: Sequence[Answers], note: str = "") -> Finding:
+    worst, faults = 0.0, []
+    for row, single in enumerate(alone):
+        worst = max(worst, difference(together, row, single, 0))
+        a, b = together.generations[row], single.generations[0]
+        if a.kept_hash != b.kept_hash or a.visual_tokens != b.visual_tokens:
+            faults.append(f"{note}: request {row} keeps other tokens in a batch than alone")
+    return Finding(tuple(faults), worst, bench.limit(together), note)
+
+
+def _worst(found: Sequence[Finding]) -> Finding:
+    """All faults, and the difference that comes nearest to its limit or farthest beyond."""
+    most = max(found, key=lambda f: (f.difference or 0.0) / (f.limit or 1.0))
+    return Finding(tuple(fault for f in found for fault in f.faults), most.difference, most.limit, most.note)

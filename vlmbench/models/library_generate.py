@@ -1,0 +1,230 @@
+"""A model under `pruning`: what becomes of each of its `generate` calls."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from threading import RLock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.models import families, features
+from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
+from vlmbench.models.inside import InsideLog, prune_inside, refuse_generate
+from vlmbench.models.library_prompt import Prompt, fingerprints
+from vlmbench.models.pruning import Inside, Subject, prune
+from vlmbench.prune import KEEP, RATIO
+from vlmbench.prune.base import COMPACT, Pruner
+from vlmbench.seeds import seed_for
+
+ENCODED = ("inputs_embeds", "mm_encoder_outputs")
+"""Inputs whose images somebody has encoded already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What the last `generate` call under `pruning` did; rows are those of the batch."""
+
+    before: tuple[int, ...]
+    """Visual tokens of each row's prompt."""
+    after: tuple[int, ...]
+    """Those that reached the last layer of the language model."""
+    kept: tuple[tuple[Tensor, ...], ...]
+    """Per row and image [k] int64, ascending, on the CPU: which of the image's tokens stayed; for methods
+    that merge, whose places the new tokens took. Newline tokens count as tokens."""
+    seeds: tuple[tuple[int, ...], ...]
+    """Per row and image."""
+
+
+class Pruning:
+    """A model under `pruning`."""
+
+    def __init__(self, model: Any, pruner: Pruner, newline: str, seed: int) -> None:
+        self.pruner = pruner
+        self.last: Pruned | None = None
+        """Of the last `generate` call; None before the first."""
+        self._model, self._newline, self._seed = model, newline, seed
+        self._turn = RLock()
+        self._running = 0
+        self._prompt: Prompt | None = None
+
+    @functools.cached_property
+    def _projector(self) -> Any:
+        return families.projector(self._model)
+
+    def generate(self, original: Callable[..., Any], **kwargs: Any) -> Any:
+        """`original` under pruning; takes what `model.generate` takes."""
+        with self._turn:  # what hooks hold belongs to one call
+            ids = kwargs.get("input_ids", kwargs.get("inputs"))
+            vision = self._vision(kwargs)
+            if ids is None or "pixel_values" not in vision:
+                return self._without_images(original, ids, kwargs)
+            if self.pruner.stage != "llm":
+                refuse_generate(self._model, kwargs, self.pruner.stage)
+            places = ids == self._model.config.image_token_id
+            if kwargs.get("attention_mask") is not None:
+                places &= kwargs["attention_mask"].bool()
+            counts = places.sum(1).tolist()
+            if not any(counts):
+                return self._without_images(original, ids, kwargs)
+            encoded = features.encode(
+                self._model, vision, [count for count in counts if count], self.pruner.needs
+            )
+            left = iter(encoded.features)
+            visual = [next(left) if count else None for count in counts]
+            seeds = self._seeds(vision, visual)
+            rest = {key: value for key, value in kwargs.items() if key != "pixel_values"}
+            run = self._inside if self.pruner.stage == "llm" else self._before
+            return run(original, rest, encoded, visual, seeds, places)
+
+    def _vision(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The image encoder's arguments."""
+        given = {key for key, value in kwargs.items() if value is not None}
+        if "pixel_values_videos" in given:
+            raise UsageError("vlmbench.pruning: videos cannot be pruned; pass their frames as images")
+        for name in ENCODED:
+            if name in given:
+                raise UsageError(f"vlmbench.pruning: {name} cannot be pruned; pass input_ids, pixel_values")
+        wanted = inspect.signature(self._model.base_model.get_image_features).parameters
+        return {key: kwargs[key] for key in given if key in wanted}
+
+    def _without_images(self, original: Callable[..., Any], ids: Any, kwargs: Mapping[str, Any]) -> Any:
+        rows = 1 if ids is None else len(ids)
+        with self._reading(None):
+            output = original(**kwargs)
+        self.last = Pruned((0,) * rows, (0,) * rows, ((),) * rows, ((),) * rows)
+        return output
+
+    def _seeds(
+        self, vision: Mapping[str, Tensor], visual: Sequence[ImageFeatures | None]
+    ) -> tuple[tuple[int, ...], ...]:
+        found = iter(fingerprints(vision, [part for part in visual if part is not None]))
+        # the budget stays out, so that two ratios share their draw
+        drawn = [f.name for f in fields(self.pruner) if f.name not in (RATIO.name, KEEP.name)]
+        draw = (type(self.pruner).__name__, *((name, getattr(self.pruner, name)) for name in sorted(drawn)))
+        return tuple(
+            () if part is None else tuple(seed_for(self._seed, mark, *draw) for mark in next(found))
+            for part in visual
+        )
+
+    def _before(
+        self,
+        original: Callable[..., Any],
+        kwargs: dict[str, Any],
+        encoded: EncoderOutput,
+        visual: Sequence[ImageFeatures | None],
+        seeds: tuple[tuple[int, ...], ...],
+        places: Tensor,
+    ) -> Any:
+        """Pruned before the language model."""
+        subjects = [
+            Subject(part, own, self._text(kwargs, places, row))
+            for row, (part, own) in enumerate(zip(visual, seeds, strict=True))
+            if part is not None
+        ]
+        projector = self._projector if "projector_in" in self.pruner.needs else None
+        made = iter(prune(self._model, projector, self.pruner, subjects, self._newline))
+        parts: list[VisualInput | None] = []
+        for part in visual:
+            pruned = None if part is None else next(made)
+            if isinstance(pruned, NotApplicableError):
+                raise pruned
+            parts.append(pruned)
+        order = [part for part in parts if part is not None]
+        if any(len(part.rows) for part in order):
+            kwargs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, order)}
+        token = self._model.config.image_token_id
+        with self._reading(Prompt(token, parts, self.pruner.positions == COMPACT)):
+            output = original(**kwargs)
+        kept = tuple(_of_images(*pair) for pair in zip(visual, parts, strict=True))
+        self._log(visual, kept, seeds)
+        return output
+
+    def _text(self, kwargs: Mapping[str, Any], places: Tensor, row: int) -> Tensor | None:
+        """[T, d]: input embeddings of a row's text tokens, for methods that read."""
+        if "text" not in self.pruner.needs:
+            return None
+        ids, mask = kwargs.get("input_ids", kwargs.get("inputs"))[row], kwargs.get("attention_mask")
+        words = ids[~places[row] if mask is None else ~places[row] & mask[row].bool()]
+        with torch.inference_mode():
+            found: Tensor = self._model.get_input_embeddings()(words)
+        return found
+
+    def _inside(
+        self,
+        original: Callable[..., Any],
+        kwargs: dict[str, Any],
+        encoded: EncoderOutput,
+        visual: Sequence[ImageFeatures | None],
+        seeds: tuple[tuple[int, ...], ...],
+        places: Tensor,
+    ) -> Any:
+        """Pruned between layers of the language model."""
+        spans = Inside(self.pruner, seeds, self._newline).spans(places, visual)
+        layers = len(self._model.base_model.get_decoder().layers)
+        cuts = [cut for row in spans for i in row for cut in self.pruner.schedule(len(i.index), layers)]
+        refuse_generate(self._model, kwargs, "llm", min((cut.layer for cut in cuts), default=layers))
+        kwargs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, encoded.features)}
+        with (
+            prune_inside(self._model, self.pruner, spans, self.pruner.positions) as log,
+            self._reading(None),
+        ):
+            output = original(**kwargs)
+        self._log(visual, tuple(self._of_log(part, row, log) for row, part in enumerate(visual)), seeds)
+        return output
+
+    def _of_log(self, part: ImageFeatures | None, row: int, log: InsideLog) -> tuple[Tensor, ...]:
+        found = []
+        for image, kept in zip(part.images if part else (), log.kept[row], strict=True):
+            newline = image.grid[:, 1].cpu() < 0
+            if self._newline == "kept":  # outside of the method's count
+                kept = torch.cat([(~newline).nonzero()[:, 0][kept.cpu()], newline.nonzero()[:, 0]])
+            found.append(kept.cpu().sort().values)
+        return tuple(found)
+
+    def _log(
+        self,
+        visual: Sequence[ImageFeatures | None],
+        kept: tuple[tuple[Tensor, ...], ...],
+        seeds: tuple[tuple[int, ...], ...],
+    ) -> None:
+        before = tuple(0 if part is None else part.count for part in visual)
+        self.last = Pruned(before, tuple(sum(map(len, row)) for row in kept), kept, seeds)
+
+    @contextmanager
+    def _reading(self, prompt: Prompt | None) -> Iterator[None]:
+        before, self._prompt = self._prompt, prompt
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._prompt = before
+
+    def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Forward pre-hook: shrinks what `generate` passes, refuses images that come another way."""
+        if self._prompt is not None:
+            return args, self._prompt.shrink(kwargs)
+        if not self._running:
+            named = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+            for name, value in named.items():
+                if value is not None and (name.startswith("pixel_values") or name in ENCODED):
+                    raise UsageError(
+                        f"inside vlmbench.pruning call generate: a plain forward with {name} would not be "
+                        "pruned"
+                    )
+        return None
+
+
+def _of_images(whole: ImageFeatures | None, left: VisualInput | None) -> tuple[Tensor, ...]:
+    """Per image, the indices of its tokens that are left."""
+    if whole is None or left is None:
+        return ()
+    keep = left.keep.cpu()
+    return tuple(keep[(keep >= i.start) & (keep < i.stop)] - i.start for i in whole.images)
