@@ -240,6 +240,9 @@ def main() -> None:
     keeps = [int(k) for k in args.keep.split(",")]
     if args.cpu_time and device.type == "cuda":
         parser.error("--cpu-time says nothing about work on a GPU")
+    unknown = set((args.gpu or "").split(",")) - {"", *LARGE}
+    if unknown or (args.gpu and device.type != "cuda"):
+        parser.error(f"--gpu takes {', '.join(LARGE)} where there is a CUDA device: got {args.gpu}")
     seconds = time.process_time if args.cpu_time else time.perf_counter
     only = [name for name in args.only.split(",") if name]
     jobs: list[Callable[[], Iterator[Line]]] = []
@@ -252,7 +255,9 @@ def main() -> None:
     if "sweep" in only:
         jobs.append(lambda: bench_sweep(args.items, max(3, args.repeats // 2)))
     for name in (args.gpu or "").split(",") if args.gpu else []:
-        jobs += [lambda n=name, b=b: bench_large(n, int(b), args.repeats) for b in args.batches.split(",")]
+        jobs += [
+            lambda n=name, b=b: bench_large(n, int(b), args.repeats, device) for b in args.batches.split(",")
+        ]
 
     machine = describe_hardware()
     clock = "CPU time" if args.cpu_time else "wall time"

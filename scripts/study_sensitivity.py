@@ -32,7 +32,8 @@ from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.estimate import paired_difference
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.prune.base import Context
-from vlmbench.prune.sensitivity import exact, sampled
+from vlmbench.prune.projector import Projector
+from vlmbench.prune.sensitivity import directions, exact, sampled
 from vlmbench.prune.zoo import Zoo
 from vlmbench.schema import Cell
 from vlmbench.tasks.load import load_task
@@ -65,6 +66,17 @@ def contexts(images: int) -> list[Context]:
     return found
 
 
+def root_mean_square(
+    projector: Projector, x: torch.Tensor, m: int, seed: int, h: float = 0.01
+) -> torch.Tensor:
+    """S [N] as `exact` defines it, from m directions: sqrt(mean_j ||d_j||^2) in place of mean_j ||d_j||."""
+    total = x.new_zeros(len(x))
+    for u in directions(m, x.shape[1], x.shape[2], seed):
+        difference = (projector.apply(x + h * u) - projector.apply(x - h * u)) / (2 * h)
+        total += difference.square().sum(-1)
+    return (total / m).sqrt()
+
+
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(rankdata(a.numpy()), rankdata(b.numpy()))[0, 1])
 
@@ -74,7 +86,8 @@ def kept(ctx: Context, k: int, estimator: str, m: int, seed: int) -> set[int]:
 
 
 def ranks(images: list[Context], ratio: float) -> list[dict[str, Any]]:
-    """Per estimator: Spearman and overlap of the kept set with the reference, and between two seeds."""
+    """Per estimator: Spearman and overlap of the kept set with the reference, Spearman with the root mean
+    square over the same directions, and Spearman and overlap between two seeds."""
     k = Zoo(ratio=ratio).budget(images[0].n)
     rows: dict[str, list[tuple[float, ...]]] = {}
     for ctx in images:
@@ -82,21 +95,25 @@ def ranks(images: list[Context], ratio: float) -> list[dict[str, Any]]:
         assert ctx.projector_in is not None
         projector, x = ctx.projector, ctx.projector_in
         reference = sampled(projector, x, REFERENCE, seed=999)
+        squares = root_mean_square(projector, x, REFERENCE, seed=999)
         best = kept(ctx, k, "sampled", REFERENCE, 999)
         closed = exact(projector, x)
         overlap = len(kept(ctx, k, "exact", 64, 0) & best) / k
-        rows.setdefault("exact", []).append((spearman(closed, reference), overlap, 1.0, 1.0))
+        rows.setdefault("exact", []).append(
+            (spearman(closed, reference), overlap, spearman(closed, squares), 1.0, 1.0)
+        )
         for m in SAMPLES:
             one, other = (sampled(projector, x, m, seed=seed) for seed in (1, 2))
             first, second = (kept(ctx, k, "sampled", m, seed) for seed in (1, 2))
             figures = (
                 spearman(one, reference),
                 len(first & best) / k,
+                spearman(one, squares),
                 spearman(one, other),
                 len(first & second) / k,
             )
             rows.setdefault(f"sampled m={m}", []).append(figures)
-    names = ("spearman", "overlap", "spearman_seeds", "overlap_seeds")
+    names = ("spearman", "overlap", "spearman_rms", "spearman_seeds", "overlap_seeds")
     return [
         {"estimator": name, **dict(zip(names, map(statistics.mean, zip(*found, strict=True)), strict=True))}
         for name, found in rows.items()

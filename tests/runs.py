@@ -54,6 +54,7 @@ def run(
     families: str,
     batch_size: int = 4,
     repeats: int = 1,
+    prune: str | None = None,
     **more: Any,
 ) -> Any:
     """One in-process run of `perturb`; returns its Result."""
@@ -64,4 +65,4 @@ def run(
     options = RunOptions(
         model=str(model), tasks=str(task), out=out, batch_size=batch_size, show_progress=False, **more
     )
-    return perturb(options, PerturbOptions(families=families, repeats=repeats))
+    return perturb(options, PerturbOptions(families=families, repeats=repeats, prune=prune))

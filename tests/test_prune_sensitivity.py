@@ -300,9 +300,12 @@ def brute_force(z: Tensor, s: Tensor, k: int) -> list[int]:
 @given(st.data())
 def test_zoo_is_the_formula(data: st.DataObject) -> None:
     """Whole numbers make ties and duplicates; one tile or three; several images at once."""
-    projector = Projector(
-        form := Mlp(torch.tensor([[1.0, 2.0], [-1.0, 1.0]]), None, "relu", torch.eye(2), None), form
-    )
+    first = (
+        torch.tensor([[1.0, 2.0], [-1.0, 1.0], [1.0, 0.0]]),
+        torch.tensor([0.0, 0.0, 9.0]),
+    )  # one always on
+    form = Mlp(*first, "relu", torch.eye(3), None)
+    projector = Projector(form, form)
     sizes = data.draw(st.sampled_from([(9,), (4, 3, 2), (1, 5, 2)]))
     n = sum(sizes)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))

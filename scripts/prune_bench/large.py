@@ -15,12 +15,12 @@ from .lines import Line, line, method
 from .models import LARGE, SEED
 
 
-def bench_large(name: str, batch: int, repeats: int) -> Iterator[Line]:
+def bench_large(name: str, batch: int, repeats: int, device: torch.device) -> Iterator[Line]:
     """A 7B of random weights in bf16 on the GPU, from pixels to the last of 1, 32 and 128 tokens."""
     case = LARGE[name]
     big = case.tokens > 1000
     keeps = (160,) if big else (192, 128, 64)
-    adapter = case.adapter(torch.device("cuda"), torch.bfloat16)
+    adapter = case.adapter(device, torch.bfloat16)
     last, rows = keeps[-1], [case.row()] * batch
     ready = {"full": Ready(rows)}
     for k in keeps:

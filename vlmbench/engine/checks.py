@@ -7,20 +7,26 @@ the model; the last two with the reason, which is the error that `prune` gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from vlmbench.conditions import show_value
 from vlmbench.engine.checks_oracle import masked_answers
 from vlmbench.engine.checks_run import Answers, Bench, Method, Pruned, difference
-from vlmbench.engine.checks_select import count_faults, inside_faults, merge_faults
+from vlmbench.engine.checks_select import selection_faults
 from vlmbench.engine.checks_state import Place, Planted, changes, failing, snapshot
-from vlmbench.errors import ItemError, NotApplicableError, UsageError
+from vlmbench.errors import ItemError, NotApplicableError, UsageError, VlmbenchError
 from vlmbench.models import families
-from vlmbench.models.features import VisualInput
+from vlmbench.models.inputs import bucket
 from vlmbench.models.inside_refuse import sliding_windows
 from vlmbench.prune.base import COMPACT, ORIGINAL, Pruner
+
+if TYPE_CHECKING:
+    from vlmbench.models.decoding import Generation
+    from vlmbench.models.inputs import RowInputs
 
 State = Literal["pass", "FAIL", "exempt", "n.a."]
 
@@ -46,7 +52,7 @@ class Check:
     """Largest difference of logits seen; None where none were compared."""
 
 
-class Exempt(Exception):
+class ExemptError(Exception):
     """By design the check does not hold for the method."""
 
 
@@ -64,15 +70,14 @@ def keep_all(bench: Bench, method: Method) -> Finding:
     """With nothing to drop, the full way gives the logits and answers of the full model."""
     pruner = method.keeping_all()
     if pruner.merges:
-        raise Exempt("it makes new tokens even where all may stay")
-    counts = {image.stop - image.start for f in _layout(bench) for image in f.images}
-    if any(pruner.budget(n) != n for n in counts):
+        raise ExemptError("it makes new tokens even where all may stay")
+    if any(pruner.budget(row.visual_tokens) != row.visual_tokens for row in bench.rows):
         raise NotApplicableError("it never keeps all tokens")
     run = bench.run(method, pruner)
     if pruner.stage == "image":
         for sample, row in zip(bench.samples, run.rows, strict=True):
             if any(not torch.equal(row.vision[key], value) for key, value in sample.row.vision.items()):
-                raise Exempt("the processor resamples in its own way: the same size gives other pixels")
+                raise ExemptError("the processor resamples in its own way: the same size gives other pixels")
     return _compared(bench, run.answers, bench.plain)
 
 
@@ -81,48 +86,51 @@ def removing_equals_masking(bench: Bench, method: Method) -> Finding:
     if method.stage == "image":
         raise NotApplicableError("it makes a smaller image: no token is taken from a sequence")
     _refuse_windows(bench)
-    runs: list[Finding] = []
-    for pruner in _with_positions(method, bench):
+
+    def compare(pruner: Pruner) -> Finding:
         run = bench.run(method, pruner)
-        if all(len(part.rows) == row.visual_tokens for part, row in zip(run.visual, run.rows, strict=True)):
-            if pruner.stage != "llm" and not pruner.merges:
-                continue
+        if not pruner.merges and all(set(g.visual_tokens) == {r.visual_tokens} for g, r in _told_of(run)):
+            raise NotApplicableError("it drops no token")
         oracle = masked_answers(bench.adapter, run, bench.max_new_tokens)
-        runs.append(_compared(bench, run.answers, oracle, f"{_budget(pruner)}, {pruner.positions} positions"))
-    if not runs:
-        raise NotApplicableError("it drops no token")
-    return _worst(runs)
+        return _compared(bench, run.answers, oracle, f"{_budget(pruner)}, {pruner.positions} positions")
+
+    pruners = method.budgets(bench.ratios)
+    if method.has_positions:
+        # each budget as the method wants it, the mildest one also with the other kind of positions
+        other = COMPACT if pruners[0].positions == ORIGINAL else ORIGINAL
+        pruners = [*pruners, replace(pruners[0], positions=other)]
+    return _over(pruners, compare)
 
 
 def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
     """Requests of different lengths in one batch answer as each does alone; None: the full model."""
     if method is None:
         return _singles(bench, bench.plain, [single.plain for single in bench.singles])
-    found = []
-    for pruner in _served(method, bench):
+
+    def compare(pruner: Pruner) -> Finding:
         together = bench.run(method, pruner).answers
         alone = []
         for i, single in enumerate(bench.singles):
-            if bench.adapter.loaded.dtype != "float32":
-                # rounding of the encoder may change the choice itself, which is not what is asked here
+            if bench.adapter.loaded.dtype != "float32" and pruner.stage != "image":
+                # rounding in the encoder may change the choice itself, which is not what is asked here
                 encoded = bench.encode(pruner.needs)
-                single.encodings[pruner.needs] = _one_of(encoded, i)
+                single.encodings[pruner.needs] = replace(encoded, features=encoded.features[i : i + 1])
             alone.append(single.run(method, pruner).answers)
-        found.append(_singles(bench, together, alone, _budget(pruner)))
-    return _worst(found)
+        return _singles(bench, together, alone, _budget(pruner))
+
+    return _over(method.budgets(bench.ratios), compare)
 
 
 def exit_restores(bench: Bench, method: Method) -> Finding:
     """Afterwards, and after an exception in the middle, the model is what it was, bit for bit."""
-    pruner = next(iter(_served(method, bench)))
     model = bench.adapter.model
     before, faults = snapshot(model), []
-    bench.run(method, pruner, fresh=True)
+    pruner = _first_served(method, bench, lambda each: bench.run_again(method, each, fresh=True))
     faults += [f"after a run: {line}" for line in changes(before, snapshot(model))]
     for place in _places(model):
         try:
             with failing(place):
-                bench.run(method, pruner, fresh=True)
+                bench.run_again(method, pruner, fresh=True)
             faults.append(f"an exception in the {place.name} did not get through")
         except Planted:
             pass
@@ -133,17 +141,19 @@ def exit_restores(bench: Bench, method: Method) -> Finding:
 
 def selection_contract(bench: Bench, method: Method) -> Finding:
     """Sorted unique ids of real tokens, as many as declared, their own features, and the same every time."""
-    faults: list[str] = []
-    for pruner in _served(method, bench):
-        with torch.random.fork_rng(devices=[]):
-            runs = [_seeded(bench, method, pruner, seed) for seed in (0, 1)]
-        faults += count_faults(bench, runs[0])
-        faults += inside_faults(bench, runs[0]) if pruner.stage == "llm" else []
-        faults += merge_faults(bench, runs[0]) if pruner.merges else []
-        first, again = (run.answers.generations for run in runs)
-        if any(a.kept_hash != b.kept_hash for a, b in zip(first, again, strict=True)):
+
+    def compare(pruner: Pruner) -> Finding:
+        run = bench.run(method, pruner)
+        with torch.random.fork_rng():  # torch's own generator, which no method may draw from
+            torch.manual_seed(torch.initial_seed() + 1)
+            again = bench.run_again(method, pruner)
+        faults = [f"{_budget(pruner)}: {fault}" for fault in selection_faults(bench.adapter, run)]
+        pairs = zip(run.answers.generations, again.answers.generations, strict=True)
+        if any(a.kept_hash != b.kept_hash or a.visual_tokens != b.visual_tokens for a, b in pairs):
             faults.append(f"{_budget(pruner)}: the same seed keeps other tokens the second time")
-    return Finding(tuple(dict.fromkeys(faults)))
+        return Finding(tuple(dict.fromkeys(faults)))
+
+    return _over(method.budgets(bench.ratios), compare)
 
 
 CHECKS: dict[str, Callable[[Bench, Method], Finding]] = {
@@ -180,7 +190,7 @@ def tie_tolerance(checks: Iterable[Check], dtype: str) -> float:
 def _told(name: str, method: str, find: Callable[[], Finding]) -> Check:
     try:
         found = find()
-    except Exempt as reason:
+    except ExemptError as reason:
         return Check(name, method, "exempt", str(reason))
     except (NotApplicableError, UsageError) as reason:
         return Check(name, method, "n.a.", str(reason))
@@ -211,7 +221,62 @@ def _singles(bench: Bench, together: Answers, alone: Sequence[Answers], note: st
     return Finding(tuple(faults), worst, bench.limit(together), note)
 
 
-def _worst(found: Sequence[Finding]) -> Finding:
-    """All faults, and the difference that comes nearest to its limit or farthest beyond."""
+def _over(pruners: Sequence[Pruner], find: Callable[[Pruner], Finding]) -> Finding:
+    """All budgets together: every fault, and the difference that comes nearest to its limit.
+
+    Budgets that the method cannot serve are told; where it serves none, the first reason is raised.
+    """
+    found: list[Finding] = []
+    refused: list[VlmbenchError] = []
+    for pruner in pruners:
+        try:
+            found.append(find(pruner))
+        except (NotApplicableError, UsageError) as reason:
+            refused.append(reason)
+    if not found:
+        raise refused[0]
     most = max(found, key=lambda f: (f.difference or 0.0) / (f.limit or 1.0))
-    return Finding(tuple(fault for f in found for fault in f.faults), most.difference, most.limit, most.note)
+    faults = tuple(fault for f in found for fault in f.faults)
+    note = "; ".join(dict.fromkeys(map(str, refused))) if most.difference is None else most.note
+    return Finding(faults, most.difference, most.limit, note)
+
+
+def _first_served(method: Method, bench: Bench, serve: Callable[[Pruner], Pruned]) -> Pruner:
+    """Runs the budgets in turn until one is served. Raises the first reason where none is."""
+    refused: list[VlmbenchError] = []
+    for pruner in method.budgets(bench.ratios):
+        try:
+            serve(pruner)
+        except (NotApplicableError, UsageError) as reason:
+            refused.append(reason)
+        else:
+            return pruner
+    raise refused[0]
+
+
+def _told_of(run: Pruned) -> Iterator[tuple[Generation, RowInputs]]:
+    return zip(run.answers.generations, run.rows, strict=True)
+
+
+def _budget(pruner: Pruner) -> str:
+    if not pruner.budgeted:
+        return "no budget"
+    return f"keep {pruner.keep}" if pruner.keep else f"ratio {show_value(pruner.ratio)}"
+
+
+def _refuse_windows(bench: Bench) -> None:
+    """A sliding window counts what is left after pruning; where nothing is removed it sees other tokens."""
+    longest = bucket(max(row.length for row in bench.rows)) + bench.max_new_tokens
+    windows = [window for window in sliding_windows(bench.adapter.model) if window is not None]
+    if windows and longest > min(windows):
+        raise NotApplicableError(
+            f"the language model slides over {min(windows)} tokens and the prompts are longer ({longest}): "
+            "masking is no oracle"
+        )
+
+
+def _places(model: Any) -> Iterator[Place]:
+    """Where exceptions are planted: while the encoder is captured, and while the language model runs."""
+    with suppress(AttributeError):  # a family that nobody described may have its tower elsewhere
+        yield Place("vision encoder", families.of(model).tower(model))
+    yield Place("language model", model.base_model.get_decoder().layers[-1])

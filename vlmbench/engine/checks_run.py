@@ -173,7 +173,7 @@ class Pruned:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A model and a few requests. Encodings and answers of the full model are kept: methods share them."""
+    """A model and a few requests. Encodings and answers are kept: methods and checks share them."""
 
     adapter: Adapter
     samples: tuple[Sample, ...]
@@ -182,6 +182,7 @@ class Bench:
     newline: str = "counted"
     seed: int = 0
     encodings: dict[frozenset[str], EncoderOutput] = field(default_factory=dict, repr=False)
+    runs: dict[str, Pruned] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> list[RowInputs]:
@@ -196,7 +197,7 @@ class Bench:
     @cached_property
     def singles(self) -> tuple[Bench, ...]:
         """The requests one by one."""
-        return tuple(replace(self, samples=(sample,), encodings={}) for sample in self.samples)
+        return tuple(replace(self, samples=(sample,), encodings={}, runs={}) for sample in self.samples)
 
     def limit(self, answers: Answers) -> float:
         """The largest difference of logits that rounding explains."""
@@ -234,7 +235,14 @@ class Bench:
                 raise part
         return recorder, cast("list[VisualInput]", done)
 
-    def run(self, method: Method, pruner: Pruner, fresh: bool = False) -> Pruned:
+    def run(self, method: Method, pruner: Pruner) -> Pruned:
+        """`run_again`, once for all checks."""
+        key = f"{method.name} {pruner}"
+        if key not in self.runs:
+            self.runs[key] = self.run_again(method, pruner)
+        return self.runs[key]
+
+    def run_again(self, method: Method, pruner: Pruner, fresh: bool = False) -> Pruned:
         """The whole way: encode (anew where `fresh`), prune, answer.
 
         Raises NotApplicableError or UsageError where the method cannot serve the model.
@@ -264,4 +272,4 @@ class Bench:
             images = preparer._smaller(sample.images, pruner)
             row = self.adapter.prepare(sample.prompt, images, self.max_new_tokens)
             samples.append(replace(sample, images=images, row=row))
-        return replace(self, samples=tuple(samples), encodings={})
+        return replace(self, samples=tuple(samples), encodings={}, runs={})

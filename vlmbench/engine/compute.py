@@ -283,6 +283,8 @@ def _free_memory() -> None:
 
 
 def _explain(error: Exception) -> str:
+    if isinstance(error, ItemError):
+        return str(error)
     if is_out_of_memory(error):
         return "out of memory at batch size 1"
     return f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -10,7 +10,7 @@ from vlmbench.conditions import CLEAN, Condition, Part
 from vlmbench.engine.compute import Answerer, pruner_of
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer
-from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.prune import PRUNERS
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def _reason(answerer: Answerer, preparer: Preparer, request: Request) -> str | N
             alone.forward([prepared], 1, 1, {"encode": 0.0, "generate": 0.0})
     except UsageError as refusal:
         return str(refusal)
-    except NotApplicableError:
-        return None  # of this item and budget; the records will say it
+    except (NotApplicableError, ItemError, RuntimeError):
+        return None  # of this item, budget or batch: its record will say it
     return None
 
 

@@ -1,4 +1,4 @@
-"""What `pruning` does to one `generate` call: the seeds of its images, and the prompt that the model reads."""
+"""One `generate` call under `pruning`: the seeds of its images, and the prompt that the model reads."""
 
 from __future__ import annotations
 

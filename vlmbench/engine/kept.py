@@ -1,0 +1,215 @@
+"""Which visual tokens a method keeps of one request, placed on the pictures that the encoder received."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vlmbench.errors import NotApplicableError
+from vlmbench.models import decoding
+from vlmbench.models.features import EncoderOutput, ImageTokens
+from vlmbench.models.geometry import keeps_shape
+from vlmbench.models.inside import prune_inside
+from vlmbench.models.pruning import Inside, Subject
+from vlmbench.prune import PRUNERS
+from vlmbench.seeds import digest, seed_for
+
+if TYPE_CHECKING:
+    from vlmbench.engine.prepare import Prepared
+    from vlmbench.models.adapter import Adapter
+    from vlmbench.prune.base import Context, Pruner, Reduced
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A picture that the vision encoder receives, under the grid of its visual tokens."""
+
+    picture: Image.Image
+    share: NDArray[np.float32]
+    """[rows, columns]: how much of each token the language model gets: 1 whole, 0 nothing, between them the
+    weight with which it was merged; NaN where the model makes no token of a place."""
+    group: NDArray[np.int32]
+    """[rows, columns]: 0 for tokens kept as they are, one number from 1 up for the cells of each merged
+    token, -1 elsewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class KeptTokens:
+    """Per visual token of a request, [n] each; `Tile` has them by place."""
+
+    share: NDArray[np.float32]
+    group: NDArray[np.int32]
+    kept: int
+    from_layer: int
+    kept_hash: str
+    """As the engine writes it into the record."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Tokens that stay as they are, among those of the request."""
+        return [int(i) for i in np.flatnonzero(self.group == 0)]
+
+
+def kept_tokens(
+    adapter: Adapter,
+    prepared: Prepared,
+    encoded: EncoderOutput,
+    pruner: Pruner,
+    seed: int,
+    newline: str = "counted",
+) -> KeptTokens:
+    """What a method leaves of a request's visual tokens; `seed` is the run's.
+
+    encoded: of this request alone, with what the method needs. Raises NotApplicableError for budgets out of
+    the method's reach.
+    """
+    part = prepared.request.condition.prune
+    assert part is not None
+    draw = PRUNERS.get(part.name).draw_key(part)
+    seeds = tuple(seed_for(seed, source.key, *draw) for source in prepared.request.sources)
+    if pruner.stage == "llm":
+        return _inside(adapter, prepared, encoded, Inside(pruner, [seeds], newline))
+    features = encoded.features[0]
+    watched = _Watched(pruner)
+    (visual,) = adapter.prune(cast("Pruner", watched), [Subject(features, seeds)], newline)
+    if isinstance(visual, NotApplicableError):
+        raise visual
+    share, group = _nothing(features.count)
+    if watched.reduced:
+        for image, reduced in zip(features.images, watched.reduced, strict=True):
+            _place_merged(image, reduced, share, group)
+        lines = [i for image in features.images for i in _newlines(image) if i in set(visual.keep.tolist())]
+    else:
+        lines = visual.keep.tolist()
+    share[lines], group[lines] = 1, 0
+    return KeptTokens(
+        share, group, len(visual.keep), 0, digest(visual.keep.tolist(), visual.position_from.tolist())
+    )
+
+
+class _Watched:
+    """A method, and what it merged: the adapter hands on only the new tokens, not what they are made of."""
+
+    def __init__(self, pruner: Pruner) -> None:
+        self._pruner = pruner
+        self.reduced: list[Reduced] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pruner, name)
+
+    def reduce(self, ctx: Context, k: int) -> Reduced:
+        self.reduced.append(self._pruner.reduce(ctx, k))
+        return self.reduced[-1]
+
+
+def _nothing(n: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    return np.zeros(n, np.float32), np.full(n, -1, np.int32)
+
+
+def _newlines(image: ImageTokens) -> list[int]:
+    places: list[int] = (image.grid[:, 1] < 0).nonzero()[:, 0].tolist()
+    return [image.start + place for place in places]
+
+
+def _place_merged(
+    image: ImageTokens, reduced: Reduced, share: NDArray[np.float32], group: NDArray[np.int32]
+) -> None:
+    """A merged token is outlined where it weighs most: its whole cell where it is a plain mean, else the
+    target that took the others in."""
+    at = image.start + (image.grid[:, 1] >= 0).nonzero()[:, 0].cpu().numpy()
+    weights = reduced.weights[:, : len(at)].float().cpu().numpy()
+    share[at] = weights.max(axis=0).clip(0, 1)
+    first = int(group.max(initial=0)) + 1
+    for row, (weight, source) in enumerate(zip(weights, reduced.source.tolist(), strict=True)):
+        if source >= 0:
+            group[at[source]] = 0
+        elif weight.max(initial=0) > 0:  # a class token is of no place
+            group[at[weight >= weight.max() * (1 - 1e-4)]] = first + row
+
+
+def _inside(adapter: Adapter, prepared: Prepared, encoded: EncoderOutput, inside: Inside) -> KeptTokens:
+    features = encoded.features[0]
+    inputs = adapter.model_inputs([prepared.row], encoded, [features], [inside.pruner.positions])
+    spans = inside.spans(inputs["input_ids"] == adapter.image_token_id, [features])
+    with prune_inside(adapter.model, inside.pruner, spans, inside.pruner.positions) as log:
+        decoding.generate(adapter.model, adapter.tokenizer, inputs, 1, adapter.pad_id)
+    share, group = _nothing(features.count)
+    for image, kept in zip(features.images, log.kept[0], strict=True):
+        places = torch.arange(image.start, image.stop)
+        if inside.newline == "kept":
+            share[_newlines(image)], group[_newlines(image)] = 1, 0
+            places = places[image.grid[:, 1].cpu() >= 0]
+        stay = places[kept.cpu()].numpy()
+        share[stay], group[stay] = 1, 0
+    cuts = [cut.layer for image_cuts in log.cuts[0] for cut in image_cuts]
+    name = digest("inside", [kept.tolist() for kept in log.kept[0]])
+    return KeptTokens(share, group, int((group == 0).sum()), max(cuts, default=0), name)
+
+
+def tiles_of(
+    adapter: Adapter,
+    prepared: Prepared,
+    images: Sequence[ImageTokens],
+    share: NDArray[np.float32],
+    group: NDArray[np.int32],
+) -> tuple[Tile, ...]:
+    """The request's pictures under the values of its visual tokens, [n] each.
+
+    Newline tokens have no place, so no tile shows them.
+    """
+    found: list[Tile] = []
+    for image, pictures in zip(images, _pictures(adapter, prepared, images), strict=True):
+        grid: NDArray[np.int64] = image.grid.cpu().numpy()
+        size = grid[:, 1].max() + 1, grid[:, 2].max() + 1
+        for number, picture in enumerate(pictures):
+            mine = np.flatnonzero((grid[:, 0] == number) & (grid[:, 1] >= 0))
+            place = grid[mine, 1], grid[mine, 2]
+            shares, groups = np.full(size, np.nan, np.float32), np.full(size, -1, np.int32)
+            shares[place], groups[place] = share[image.start + mine], group[image.start + mine]
+            found.append(Tile(picture, shares, groups))
+    return tuple(found)
+
+
+def _pictures(adapter: Adapter, prepared: Prepared, images: Sequence[ImageTokens]) -> list[list[Image.Image]]:
+    """Per image the pictures that the encoder receives for it: one, or its tiles."""
+    vision = prepared.row.vision
+    pixels = vision["pixel_values"]
+    if (
+        "image_grid_thw" in vision
+    ):  # patches in the order of the tower: the resized source is the same picture
+        resample = getattr(adapter.processor.image_processor, "resample", None)
+        resample = Image.Resampling.BICUBIC if resample is None else resample
+        pairs = zip(prepared.pixels.images, prepared.row.input_size, strict=True)
+        return [[image.resize(size, resample)] for image, size in pairs]
+    if keeps_shape(vision):
+        sizes = vision["image_sizes"].tolist()
+        return [
+            [_unnormalised(adapter, each[:, :high, :wide])]
+            for each, (high, wide) in zip(pixels, sizes, strict=True)
+        ]
+    if pixels.ndim == 5 and len(pixels) == len(images):
+        # images cut into fewer tiles than their neighbours are filled up with zeros
+        return [[_unnormalised(adapter, tile) for tile in each if tile.any()] for each in pixels]
+    tiles = iter(pixels.reshape(-1, *pixels.shape[-3:]))
+    counts = [int(image.grid[:, 0].max()) + 1 for image in images]
+    return [[_unnormalised(adapter, next(tiles)) for _ in range(count)] for count in counts]
+
+
+def _unnormalised(adapter: Adapter, pixels: Tensor) -> Image.Image:
+    """[3, H, W] as the encoder receives them -> the picture that it stands for."""
+    settings = adapter.processor.image_processor
+    values = pixels.float()
+    if getattr(settings, "do_normalize", False):
+        mean, std = (
+            torch.tensor(getattr(settings, name)).view(-1, 1, 1) for name in ("image_mean", "image_std")
+        )
+        values = values * std + mean
+    channels = (values * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(channels.permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,177 @@
+"""What the pictures of a pruning run show: items, each under several methods, with the recorded answers.
+
+The methods are run again on single items, the way the engine runs them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmbench.conditions import CLEAN
+from vlmbench.engine.compute import pruner_of
+from vlmbench.engine.kept import Tile, kept_tokens, tiles_of
+from vlmbench.engine.plan import Request
+from vlmbench.engine.prepare import Prepared
+from vlmbench.errors import VlmbenchError
+from vlmbench.schema import Record, State
+
+if TYPE_CHECKING:
+    from vlmbench.engine.prepare import Preparer
+    from vlmbench.items import Item
+    from vlmbench.metrics.tabulate import Variation
+    from vlmbench.models.features import EncoderOutput
+
+
+Records = Mapping[tuple[str, str, str], Record]
+"""By task, item and condition."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One item under one condition."""
+
+    name: str
+    """The method without its budget; empty for the full model."""
+    budget: str = ""
+    control: bool = False
+    tiles: tuple[Tile, ...] = ()
+    """Of all images of the item; empty where the method does not apply."""
+    kept: int = 0
+    total: int = 0
+    from_layer: int = 0
+    """The language-model layer from which on only `kept` tokens are left; 0: all of them."""
+    answer: str | None = None
+    """The model's text; None where it gave none."""
+    score: float | None = None
+    detail: str = ""
+    """Why there is no answer, or no picture."""
+    as_recorded: bool = True
+    """False where this run of the method chose other tokens than the recorded one: rounding, in another
+    batch size."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemPanels:
+    """What a picture shows of an item."""
+
+    task: str
+    item: str
+    question: str
+    expected: tuple[str, ...]
+    """Right answers, the most frequent first; none where the task has none."""
+    whole: Panel
+    panels: tuple[Panel, ...]
+
+
+def item_panels(
+    preparer: Preparer,
+    task: str,
+    items: Sequence[Item],
+    variations: Sequence[Variation],
+    records: Records,
+    count: int,
+    newline: str = "counted",
+) -> Iterator[ItemPanels]:
+    """Panels of `count` items with images, as far as there are any; see `spread` for which.
+
+    Conditions without a budget (blind, swapped, identity) are left out. `records` are the run's, as is
+    `newline`, what becomes of newline tokens.
+    """
+    shown = [v for v in variations if v.condition.prune is not None and v.strength]
+    found = 0
+    for item in spread([item for item in items if item.images and not item.meta.get("error")]):
+        if found == count:
+            return
+        clean = preparer.prepare(Request(task, item, CLEAN))
+        if isinstance(clean, Prepared):
+            found += 1
+            yield _item(preparer, clean, shown, records, newline)
+
+
+def spread(items: Sequence[Item]) -> list[Item]:
+    """The items in another order: one of every image first, of the i-th image its i-th, so that few items
+    show many images and many kinds of question."""
+    by_image: dict[tuple[str, ...], list[Item]] = {}
+    for item in items:
+        by_image.setdefault(tuple(source.key for source in item.images), []).append(item)
+    turned = [same[i % len(same) :] + same[: i % len(same)] for i, same in enumerate(by_image.values())]
+    most = max(map(len, turned), default=0)
+    return [same[place] for place in range(most) for same in turned if place < len(same)]
+
+
+def _item(
+    preparer: Preparer, clean: Prepared, variations: Sequence[Variation], records: Records, newline: str
+) -> ItemPanels:
+    task, item, _ = clean.request.key
+    found = [(v, records.get((task, item, v.condition.id))) for v in variations]
+    pruners = [pruner_of(Request(task, clean.request.item, v.condition)) for v, r in found if _ran(r)]
+    needs: frozenset[str] = frozenset().union(*(p.needs for p in pruners if p is not None))
+    encoded = preparer.adapter.encode([clean.row], needs)
+    n = clean.row.visual_tokens
+    tiles = tiles_of(preparer.adapter, clean, encoded.features[0].images, np.ones(n, np.float32), _alone(n))
+    whole = Panel("", tiles=tiles, kept=n, total=n)
+    return ItemPanels(
+        task,
+        item,
+        clean.item.changed(instruction="").text(),
+        tuple(answer for answer, _ in Counter(clean.item.answers).most_common()),
+        _with_answer(whole, records.get((task, item, CLEAN.id))),
+        tuple(_with_answer(_panel(preparer, clean, encoded, v, r, newline), r) for v, r in found),
+    )
+
+
+def _ran(record: Record | None) -> bool:
+    return record is not None and record.state is not State.NOT_APPLICABLE
+
+
+def _alone(n: int) -> NDArray[np.int32]:
+    """No cell is outlined."""
+    return np.full(n, -1, np.int32)
+
+
+def _panel(
+    preparer: Preparer,
+    clean: Prepared,
+    encoded: EncoderOutput,
+    variation: Variation,
+    record: Record | None,
+    newline: str,
+) -> Panel:
+    panel = Panel(
+        variation.family, variation.strength, variation.axis == "control", total=clean.row.visual_tokens
+    )
+    if record is None or not _ran(record):
+        return panel
+    adapter = preparer.adapter
+    request = Request(clean.request.task, clean.request.item, variation.condition)
+    prepared, pruner = preparer.prepare(request), pruner_of(request)
+    if pruner is None or not isinstance(prepared, Prepared):
+        return panel
+    if pruner.stage == "image":
+        n = prepared.row.visual_tokens
+        images = adapter.encode([prepared.row], frozenset()).features[0].images
+        tiles = tiles_of(adapter, prepared, images, np.ones(n, np.float32), _alone(n))
+        return replace(panel, tiles=tiles, kept=n)
+    try:
+        tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline)
+    except VlmbenchError as reason:
+        return replace(panel, detail=str(reason))
+    return replace(
+        panel,
+        tiles=tiles_of(adapter, prepared, encoded.features[0].images, tokens.share, tokens.group),
+        kept=tokens.kept,
+        from_layer=tokens.from_layer,
+        as_recorded=record.kept_hash in (None, tokens.kept_hash),
+    )
+
+
+def _with_answer(panel: Panel, record: Record | None) -> Panel:
+    if record is None:
+        return replace(panel, detail=panel.detail or "never computed")
+    return replace(panel, answer=record.raw, score=record.score, detail=panel.detail or record.detail)
