@@ -70,6 +70,7 @@ def root_mean_square(
     projector: Projector, x: torch.Tensor, m: int, seed: int, h: float = 0.01
 ) -> torch.Tensor:
     """S [N] as `exact` defines it, from m directions: sqrt(mean_j ||d_j||^2) in place of mean_j ||d_j||."""
+    h = 0.01
     total = x.new_zeros(len(x))
     for u in directions(m, x.shape[1], x.shape[2], seed):
         difference = (projector.apply(x + h * u) - projector.apply(x - h * u)) / (2 * h)

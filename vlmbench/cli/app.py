@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmbench._version import __version__
-from vlmbench.cli import comparing, listing, perturb, prune, showing
+from vlmbench.cli import check, comparing, listing, perturb, prune, showing
 from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("perturb")(perturb.perturb)
 app.command("prune")(prune.prune)
+app.command("check")(check.check)
 app.command("compare")(comparing.compare_tables)
 app.command("show")(showing.show)
 app.command("list")(listing.list_things)

@@ -93,7 +93,7 @@ def prune(
     limit: o.Limit = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = "auto",
-    timing_repeats: Repeats = 5,
+    timing_repeats: Repeats = 7,
     timing_batch: TimingBatches = "1",
     timing_tokens: NewTokens = "8",
     dtype: o.Dtype = "auto",

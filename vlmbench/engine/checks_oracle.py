@@ -61,7 +61,8 @@ def _padded(adapter: Adapter, pruned: Pruned) -> dict[str, Any]:
 def _places(adapter: Adapter, inputs: dict[str, Any], row: int) -> Tensor:
     """Columns of a row's placeholders."""
     here = (inputs["input_ids"][row] == adapter.image_token_id) & inputs["attention_mask"][row].bool()
-    return here.nonzero()[:, 0]
+    places: Tensor = here.nonzero()[:, 0]
+    return places
 
 
 def masked_inputs(adapter: Adapter, pruned: Pruned) -> dict[str, Any]:

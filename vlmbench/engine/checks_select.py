@@ -43,7 +43,11 @@ def _ids(ids: Tensor, n: int) -> Iterator[str]:
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < n:
         yield f"ids beyond the {n} tokens there are"
     if bool((ids.diff() <= 0).any()):
-        yield "ids are not ascending" if len(ids.unique()) == len(ids) else "ids are not unique"
+        yield "ids are not unique" if _repeats(ids) else "ids are not ascending"
+
+
+def _repeats(ids: Tensor) -> bool:
+    return len(set(ids.tolist())) < len(ids)
 
 
 def _kept(run: Pruned, part: VisualInput, whole: ImageFeatures) -> Iterator[str]:
@@ -113,7 +117,7 @@ def _merged(adapter: Adapter, run: Pruned) -> Iterator[str]:
 
 
 def _sums(ctx: Context, reduced: Reduced, projector_in: bool) -> Iterator[str]:
-    if len(reduced.position_from.unique()) != len(reduced.position_from):
+    if _repeats(reduced.position_from):
         yield "new tokens share a position"
     base = ctx.features
     if projector_in:

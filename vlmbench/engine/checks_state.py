@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +70,7 @@ def _shown(value: Any) -> Any:
         return value
     if isinstance(value, dict):  # hooks, buffers, submodules: which there are, not what they hold
         return [(str(key), id(entry) if callable(entry) else None) for key, entry in value.items()]
-    return id(value) if isinstance(value, Callable | nn.Module) else type(value).__name__
+    return id(value) if callable(value) else type(value).__name__
 
 
 def _checksum(tensor: Tensor) -> tuple[Any, ...]:

@@ -82,13 +82,13 @@ def kept_tokens(
     if isinstance(visual, NotApplicableError):
         raise visual
     share, group = _nothing(features.count)
-    if watched.reduced:
+    if pruner.merges:
         for image, reduced in zip(features.images, watched.reduced, strict=True):
             _place_merged(image, reduced, share, group)
-        lines = [i for image in features.images for i in _newlines(image) if i in set(visual.keep.tolist())]
-    else:
-        lines = visual.keep.tolist()
-    share[lines], group[lines] = 1, 0
+    stay = visual.keep.cpu().numpy()
+    if pruner.merges:  # the others have been placed
+        stay = np.intersect1d(stay, [place for image in features.images for place in _newlines(image)])
+    share[stay], group[stay] = 1, 0
     return KeptTokens(
         share, group, len(visual.keep), 0, digest(visual.keep.tolist(), visual.position_from.tolist())
     )

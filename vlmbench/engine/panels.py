@@ -51,6 +51,8 @@ class Panel:
     score: float | None = None
     detail: str = ""
     """Why there is no answer, or no picture."""
+    failed: bool = False
+    """No picture because of an error, not because the method does not apply."""
     as_recorded: bool = True
     """False where this run of the method chose other tokens than the recorded one: rounding, in another
     batch size."""
@@ -127,7 +129,7 @@ def _item(
 
 
 def _ran(record: Record | None) -> bool:
-    return record is not None and record.state is not State.NOT_APPLICABLE
+    return record is not None and record.state.counts
 
 
 def _alone(n: int) -> NDArray[np.int32]:
@@ -147,21 +149,22 @@ def _panel(
         variation.family, variation.strength, variation.axis == "control", total=clean.row.visual_tokens
     )
     if record is None or not _ran(record):
-        return panel
+        return replace(panel, failed=record is None or record.state is State.ERROR)
     adapter = preparer.adapter
     request = Request(clean.request.task, clean.request.item, variation.condition)
     prepared, pruner = preparer.prepare(request), pruner_of(request)
     if pruner is None or not isinstance(prepared, Prepared):
         return panel
-    if pruner.stage == "image":
-        n = prepared.row.visual_tokens
-        images = adapter.encode([prepared.row], frozenset()).features[0].images
-        tiles = tiles_of(adapter, prepared, images, np.ones(n, np.float32), _alone(n))
-        return replace(panel, tiles=tiles, kept=n)
     try:
+        if pruner.stage == "image":
+            n = prepared.row.visual_tokens
+            images = adapter.encode([prepared.row], frozenset()).features[0].images
+            tiles = tiles_of(adapter, prepared, images, np.ones(n, np.float32), _alone(n))
+            return replace(panel, tiles=tiles, kept=n)
         tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline)
-    except VlmbenchError as reason:
-        return replace(panel, detail=str(reason))
+    except (VlmbenchError, RuntimeError, ValueError, IndexError, TypeError) as error:
+        # it went well in the batch of the run: one picture less is no reason to lose the others
+        return replace(panel, failed=True, detail=f"not drawn: {' '.join(str(error).split())[:200]}")
     return replace(
         panel,
         tiles=tiles_of(adapter, prepared, encoded.features[0].images, tokens.share, tokens.group),

@@ -46,11 +46,11 @@ def time_conditions(
 
 
 def with_speeds(table: Table, timings: Mapping[str, Timing]) -> Table:
-    """The table with the speeds of each task, by its name, in the cells, and with the notes."""
+    """The table with the speeds of each task, by its name, added to its cells, and with the notes."""
     cells = []
     for cell in table.cells:
         speeds = timings[cell.task].speeds if cell.task in timings else {}
-        cells.append(cell.model_copy(update={"speed": speeds.get(cell.condition, cell.speed)}))
+        cells.append(cell.model_copy(update={"speed": [*cell.speed, *speeds.get(cell.condition, [])]}))
     notes = [*table.notes, *(note for timing in timings.values() for note in timing.notes)]
     return table.model_copy(update={"cells": cells, "notes": notes})
 

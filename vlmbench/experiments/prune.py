@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
@@ -12,7 +15,9 @@ from vlmbench.metrics.tabulate import Variation
 from vlmbench.prune import PRUNERS
 
 if TYPE_CHECKING:
-    from vlmbench.experiments.session import Result
+    from vlmbench.experiments.session import Finished, Result
+    from vlmbench.experiments.tables import TaskPlan
+    from vlmbench.schema import Table
 
 METHODS = "zoo,divprune,norm,visionzip,fastv"
 """Compared where none are named."""
@@ -40,7 +45,7 @@ class PruneOptions:
     """`original` or `compact` for all methods; None leaves each its paper's choice."""
     newline: str = "counted"
     pictures: int = 0
-    timing_repeats: int = 5
+    timing_repeats: int = 7
     """Of the separate timing pass; 0 leaves it out."""
     timing_batches: tuple[int, ...] = (1,)
     timing_tokens: tuple[int, ...] = (8,)
@@ -133,5 +138,42 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
     from vlmbench.experiments.tables import TaskPlan
 
     session = Session(options)
-    plans = [TaskPlan(task, items, limit, variations(prune)) for task, items, limit in session.chosen]
-    return session.run("prune", plans, newline=prune.newline)
+    chosen = variations(prune)
+    plans = [TaskPlan(task, items, limit, chosen) for task, items, limit in session.chosen]
+    return session.run("prune", plans, newline=prune.newline, finish=partial(_finish, options, prune, plans))
+
+
+def _finish(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:
+    """The table with measured speeds; pictures beside it where they were asked for."""
+    table = finished.table
+    if prune.timing_repeats:
+        table = _timed(options, prune, plans, finished)
+    if prune.pictures:
+        from vlmbench.experiments.pictures import draw
+
+        table = draw(table, plans, finished, prune.pictures, prune.newline)
+    return table
+
+
+def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:
+    from vlmbench.engine.timing import TimingSettings
+    from vlmbench.engine.timing_pass import time_conditions, with_speeds
+
+    table = finished.table
+    for batch, tokens in product(prune.timing_batches, prune.timing_tokens):
+        settings = TimingSettings(
+            batch=batch,
+            new_tokens=tokens,
+            repeats=prune.timing_repeats,
+            seed=options.seed,
+            newline=prune.newline,
+        )
+        timings = {}
+        for plan in plans:
+            served = {c.condition for c in table.cells if c.task == plan.task.name and c.n}
+            conditions = [v.condition for v in plan.variations if v.condition.id in served]
+            timings[plan.task.name] = time_conditions(
+                finished.preparer, plan.task.name, plan.items, conditions, settings
+            )
+        table = with_speeds(table, timings)
+    return table

@@ -26,7 +26,7 @@ from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.shape import llm_shape
 from vlmbench.prune import PRUNERS
-from vlmbench.schema import Table
+from vlmbench.schema import Record, Table
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_tasks
 from vlmbench.tasks.scorers import get as get_scorer
@@ -46,6 +46,16 @@ class Result:
     table: Table
     main: bool = True
     """False in the processes that only help; the first one prints."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What there is once all answers are: for a timing pass, for pictures."""
+
+    table: Table
+    records: Mapping[tuple[str, str, str], Record]
+    preparer: Preparer
+    folder: Path
 
 
 class Session:
@@ -77,7 +87,7 @@ class Session:
         plans: Sequence[TaskPlan],
         space: str = "source",
         newline: str = "counted",
-        finish: Callable[[Table, Preparer, Path], Table] = lambda table, preparer, folder: table,
+        finish: Callable[[Finished], Table] = lambda finished: finished.table,
     ) -> Result:
         """Computes what is missing and returns the table; every process calls it, the first one writes.
 
@@ -117,7 +127,7 @@ class Session:
             records = read_records(folder, fresh)
             table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
             if self.ranks.main:
-                table = finish(table, preparer, folder)
+                table = finish(Finished(table, records, preparer, folder))
                 table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]

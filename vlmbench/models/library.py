@@ -66,6 +66,7 @@ def pruning(
     pruner = _pruner(method, ratio, keep, parameters)
     if newline not in NEWLINES:
         raise UsageError(f"newline must be one of {', '.join(NEWLINES)}: got {newline!r}")
+    model = getattr(model, "_orig_mod", model)  # whose generate a compiled model's is
     _refuse_model(model)
     under = Pruning(model, pruner, newline, seed)
     own = vars(model).get("generate")
@@ -112,7 +113,8 @@ def _pruner(
 def _refuse_model(model: Any) -> None:
     kind = type(model).__name__
     if not isinstance(model, nn.Module) or not hasattr(model, "generate"):
-        raise UsageError(f"pruning takes a transformers model that generates: got {kind}; pass its .model")
+        hint = "; pass its .model" if hasattr(getattr(model, "model", None), "generate") else ""
+        raise UsageError(f"pruning takes a transformers model that generates: got {kind}{hint}")
     if isinstance(vars(model).get("generate"), _Generate):
         raise UsageError("this model is inside vlmbench.pruning already: leave that block first")
     takes = inspect.signature(model.forward).parameters
@@ -121,3 +123,5 @@ def _refuse_model(model: Any) -> None:
             f"{kind} takes no encoded images (mm_encoder_outputs): use a vision-language model of "
             "transformers >= 5.18"
         )
+    if getattr(model.config, "image_token_id", None) is None:
+        raise UsageError(f"{kind}: config.image_token_id is missing; is this a vision-language model?")

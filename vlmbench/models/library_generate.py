@@ -61,18 +61,13 @@ class Pruning:
     def generate(self, original: Callable[..., Any], **kwargs: Any) -> Any:
         """`original` under pruning; takes what `model.generate` takes."""
         with self._turn:  # what hooks hold belongs to one call
-            ids = kwargs.get("input_ids", kwargs.get("inputs"))
             vision = self._vision(kwargs)
-            if ids is None or "pixel_values" not in vision:
-                return self._without_images(original, ids, kwargs)
+            if vision is None:
+                return self._without_images(original, kwargs)
             if self.pruner.stage != "llm":
                 refuse_generate(self._model, kwargs, self.pruner.stage)
-            places = ids == self._model.config.image_token_id
-            if kwargs.get("attention_mask") is not None:
-                places &= kwargs["attention_mask"].bool()
+            places = self._places(kwargs)
             counts = places.sum(1).tolist()
-            if not any(counts):
-                return self._without_images(original, ids, kwargs)
             encoded = features.encode(
                 self._model, vision, [count for count in counts if count], self.pruner.needs
             )
@@ -83,18 +78,35 @@ class Pruning:
             run = self._inside if self.pruner.stage == "llm" else self._before
             return run(original, rest, encoded, visual, seeds, places)
 
-    def _vision(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The image encoder's arguments."""
-        given = {key for key, value in kwargs.items() if value is not None}
-        if "pixel_values_videos" in given:
-            raise UsageError("vlmbench.pruning: videos cannot be pruned; pass their frames as images")
-        for name in ENCODED:
-            if name in given:
-                raise UsageError(f"vlmbench.pruning: {name} cannot be pruned; pass input_ids, pixel_values")
+    def _vision(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The image encoder's arguments; None without images."""
         wanted = inspect.signature(self._model.base_model.get_image_features).parameters
-        return {key: kwargs[key] for key in given if key in wanted}
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        for name in given:
+            if "video" in name and name.startswith("pixel_values"):
+                raise UsageError("vlmbench.pruning: videos cannot be pruned; pass their frames as images")
+            unknown = name != "pixel_values" or name not in wanted or _ids(kwargs) is None
+            if name in ENCODED or (name.startswith("pixel_values") and unknown):
+                raise UsageError(
+                    f"vlmbench.pruning: {name} cannot be pruned; pass input_ids and pixel_values, "
+                    "as the processor makes them"
+                )
+        if "pixel_values" not in given:
+            return None
+        return {key: value for key, value in given.items() if key in wanted}
 
-    def _without_images(self, original: Callable[..., Any], ids: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _places(self, kwargs: Mapping[str, Any]) -> Tensor:
+        """[B, S] bool: the image's placeholders."""
+        token, mask = self._model.config.image_token_id, kwargs.get("attention_mask")
+        places: Tensor = _ids(kwargs) == token
+        if mask is not None:
+            places = places & mask.bool().to(places.device)
+        if not places.any():
+            raise UsageError(f"vlmbench.pruning: pixel_values, but no image token (id {token}) in input_ids")
+        return places
+
+    def _without_images(self, original: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
+        ids = _ids(kwargs)
         rows = 1 if ids is None else len(ids)
         with self._reading(None):
             output = original(**kwargs)
@@ -150,7 +162,7 @@ class Pruning:
         """[T, d]: input embeddings of a row's text tokens, for methods that read."""
         if "text" not in self.pruner.needs:
             return None
-        ids, mask = kwargs.get("input_ids", kwargs.get("inputs"))[row], kwargs.get("attention_mask")
+        ids, mask = _ids(kwargs)[row], kwargs.get("attention_mask")
         words = ids[~places[row] if mask is None else ~places[row] & mask[row].bool()]
         with torch.inference_mode():
             found: Tensor = self._model.get_input_embeddings()(words)
@@ -209,17 +221,22 @@ class Pruning:
 
     def forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Forward pre-hook: shrinks what `generate` passes, refuses images that come another way."""
-        if self._prompt is not None:
-            return args, self._prompt.shrink(kwargs)
-        if not self._running:
+        named = kwargs
+        if args:
             named = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
-            for name, value in named.items():
-                if value is not None and (name.startswith("pixel_values") or name in ENCODED):
-                    raise UsageError(
-                        f"inside vlmbench.pruning call generate: a plain forward with {name} would not be "
-                        "pruned"
-                    )
+        if self._prompt is not None:
+            return (), self._prompt.shrink(named)
+        for name, value in () if self._running else named.items():
+            if value is not None and (name.startswith("pixel_values") or name in ENCODED):
+                raise UsageError(
+                    f"inside vlmbench.pruning call generate: a plain forward with {name} would not be pruned"
+                )
         return None
+
+
+def _ids(kwargs: Mapping[str, Any]) -> Any:
+    ids = kwargs.get("input_ids")
+    return kwargs.get("inputs") if ids is None else ids
 
 
 def _of_images(whole: ImageFeatures | None, left: VisualInput | None) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vlmbench.errors import UsageError
 from vlmbench.models.features import ImageFeatures, VisualInput
-from vlmbench.models.shrink import Kept, keep_columns, kept_positions
+from vlmbench.models.shrink import keep_columns, kept_positions
 
 
 class Prompt:
@@ -47,7 +48,9 @@ class Prompt:
         if whole:
             return self._read(named)
         # a logits processor's own pass (classifier-free guidance) has its own cache and no image
-        return self._decode(named) if named.get("past_key_values") is self._cache else dict(named)
+        if self._cache is None or named.get("past_key_values") is not self._cache:
+            return dict(named)
+        return self._decode(named)
 
     def _read(self, named: Mapping[str, Any]) -> dict[str, Any]:
         ids, mask = named["input_ids"], named.get("attention_mask")
@@ -62,7 +65,13 @@ class Prompt:
         if not min(left):
             raise UsageError("pruning leaves a prompt without any token: add text to it")
         self._left = max(left)
-        kept = keep_columns(places, valid, self._visual, self._left)
+        # a model spread over devices encodes on another one
+        visual = [
+            part
+            and replace(part, keep=part.keep.to(ids.device), position_from=part.position_from.to(ids.device))
+            for part in self._visual
+        ]
+        kept = keep_columns(places, valid, visual, self._left)
         padded = min(left) < self._left
         self._valid = kept.valid if padded else None
         fill = {"input_ids": int(self._image_token == 0)}
@@ -74,17 +83,16 @@ class Prompt:
         }
         shrunk["attention_mask"] = kept.valid.long() if padded else None
         if named.get("position_ids") is not None:
-            shrunk["position_ids"] = self._positions(named["position_ids"], kept, places, valid)
+            ids = named["position_ids"].expand(*named["position_ids"].shape[:-2], *valid.shape)
+            new = kept_positions(ids, kept, places, visual, [self._compact] * len(valid))
+            shrunk["position_ids"] = self._renumbered(ids, new, valid) if self._compact else new
         return shrunk
 
-    def _positions(self, positions: Tensor, kept: Kept, places: Tensor, valid: Tensor) -> Tensor:
-        positions = positions.expand(*positions.shape[:-2], *valid.shape)
-        new = kept_positions(positions, kept, places, self._visual, [self._compact] * len(valid))
-        if self._compact:
-            # what starts at 1 (PaliGemma) still does
-            first = positions.masked_fill(~valid, torch.iinfo(positions.dtype).max).amin(-1, keepdim=True)
-            new = new + (first if first.ndim == 2 else first.amin(0, keepdim=True))
-            self._shift = positions[..., -1:] - new[..., -1:]
+    def _renumbered(self, positions: Tensor, new: Tensor, valid: Tensor) -> Tensor:
+        """Compact ids that begin where a row began, which with PaliGemma is 1."""
+        first = positions.masked_fill(~valid, torch.iinfo(positions.dtype).max).amin(-1, keepdim=True)
+        new = new + (first if first.ndim == 2 else first.amin(0, keepdim=True))
+        self._shift = positions[..., -1:] - new[..., -1:]
         return new
 
     def _decode(self, named: Mapping[str, Any]) -> dict[str, Any]:

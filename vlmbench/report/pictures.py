@@ -1,4 +1,4 @@
-"""Pictures of a pruning run: an item under every method, what each one dropped dimmed, and what came of it."""
+"""Pictures of a pruning run: an item under every method, dropped tokens dimmed, and what was answered."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _file_name(text: str) -> str:
 def dimmed(picture: Image.Image, share: NDArray[np.float32]) -> Image.Image:
     """The picture with every cell of the grid `share` [rows, columns] as bright as its token survives.
 
-    1 leaves pixels as they are, 0 makes them dark and grey, NaN blanks them. The picture's sides are multiples
-    of the grid's.
+    1 leaves pixels as they are, 0 makes them dark and grey, NaN blanks them. The sides of the picture are
+    multiples of the grid's.
     """
     pixels = np.asarray(picture.convert("RGB"), np.float32)
     high, wide = pixels.shape[0] // share.shape[0], pixels.shape[1] // share.shape[1]
@@ -78,21 +78,23 @@ def outlined(picture: Image.Image, group: NDArray[np.int32]) -> Image.Image:
     """The picture with a thin line inside the border of each group of cells; -1 is no group."""
     pixels = np.asarray(picture).copy()
     high, wide = pixels.shape[0] // group.shape[0], pixels.shape[1] // group.shape[1]
+    thick = max(1, min(high // 6, max(pixels.shape) // SIDE))
     cells = np.repeat(np.repeat(group, high, axis=0), wide, axis=1)
-    around = np.pad(cells, 1, constant_values=-1)
+    around = np.pad(cells, thick, constant_values=-1)
     rows, columns = cells.shape
-    shifts = [(0, 1), (2, 1), (1, 0), (1, 2)]
+    shifts = [(0, thick), (2 * thick, thick), (thick, 0), (thick, 2 * thick)]
     border = np.any([around[y : y + rows, x : x + columns] != cells for y, x in shifts], axis=0)
     pixels[border & (cells == 0)] = KEPT
     pixels[border & (cells > 0)] = MERGED
     return Image.fromarray(pixels)
 
 
-def draw_tiles(tiles: Sequence[Tile]) -> Image.Image:
-    """One picture of all tiles, in rows: where a tile lies in the image is not known."""
+def draw_tiles(tiles: Sequence[Tile], side: int = SIDE) -> Image.Image:
+    """One picture, about `side` pixels high or wide, of all tiles, in rows: where a tile lies in the image is
+    not known."""
     across = math.ceil(math.sqrt(len(tiles)))
     longest = max(max(tile.share.shape) for tile in tiles)
-    cell = max(3 if len(tiles) > 1 else 4, round(SIDE / across / longest))
+    cell = max(3 if len(tiles) > 1 else 4, round(side / across / longest))
     drawn = []
     for tile in tiles:
         rows, columns = tile.share.shape
@@ -121,7 +123,8 @@ def draw_item(item: ItemPanels) -> Image.Image:
     title = _wrap(item.question, TITLE, width - 2 * MARGIN)
     right = " / ".join(item.expected)
     under = _wrap(f"right answer: {right}" if right else "no right answer is given", TEXT, width - 2 * MARGIN)
-    top = MARGIN + _height(title, TITLE) + _height(under, TEXT) + GAP
+    legend = _wrap(_legend(item.panels), SMALL, width - 2 * MARGIN)
+    top = MARGIN + _height(title, TITLE) + _height(under, TEXT) + _height(legend, SMALL) + GAP
     heights = [max(d.height for d in ([first, *row] if i == 0 else row)) for i, row in enumerate(rows)]
     heights = heights or [first.height]
     label = round(TEXT * LINE) + 6
@@ -129,6 +132,7 @@ def draw_item(item: ItemPanels) -> Image.Image:
     pen = ImageDraw.Draw(page)
     _write(pen, (MARGIN, MARGIN), title, TITLE, INK)
     _write(pen, (MARGIN, MARGIN + _height(title, TITLE)), under, TEXT, GREEN if right else GREY)
+    _write(pen, (MARGIN, top - GAP - _height(legend, SMALL)), legend, SMALL, GREY)
     first.paste(page, MARGIN, top + label)
     for budget, row, height in zip(budgets, rows, heights, strict=False):
         left = MARGIN + wide + GAP
@@ -138,6 +142,12 @@ def draw_item(item: ItemPanels) -> Image.Image:
             drawn.paste(page, left + i * (wide + GAP), top + label)
         top += height + label + GAP
     return page
+
+
+def _legend(panels: Sequence[Panel]) -> str:
+    merges = any((tile.group > 0).any() for panel in panels for tile in panel.tiles)
+    merged = "; merged: orange, the others as bright as what is left of them" if merges else ""
+    return f"as the model sees it; dropped tokens: dark and grey; kept: white outline{merged}"
 
 
 def _budget(strength: str) -> str:
@@ -153,7 +163,7 @@ class _Drawn:
 
     def __init__(self, panel: Panel, size: tuple[int, int], width: int) -> None:
         self.panel = panel
-        self.picture = draw_tiles(panel.tiles) if panel.tiles else _frame(panel.detail, size)
+        self.picture = draw_tiles(panel.tiles) if panel.tiles else _frame(panel, size)
         width = max(width, self.picture.width)
         self.name = _wrap(panel.name or "full model", NAME, width)
         self.notes = _wrap(_tokens(panel), SMALL, width) if panel.tiles else []
@@ -195,12 +205,12 @@ def _tokens(panel: Panel) -> str:
     return f"{panel.kept}/{panel.total} tokens{layer}{changed}"
 
 
-def _frame(reason: str, size: tuple[int, int]) -> Image.Image:
+def _frame(panel: Panel, size: tuple[int, int]) -> Image.Image:
     """An empty frame that says why."""
     frame = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(frame)
     pen.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=FRAME)
-    lines = ["not applicable", *_wrap(reason, SMALL, size[0] - 16)]
+    lines = ["failed" if panel.failed else "not applicable", *_wrap(panel.detail, SMALL, size[0] - 16)]
     most = max(1, (size[1] - 16) // round(SMALL * LINE))
     _write(pen, (8, 8), lines if len(lines) <= most else [*lines[: most - 1], "..."], SMALL, GREY)
     return frame
@@ -225,8 +235,9 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _readable(text: str) -> str:
     """What Pillow's own font has glyphs for: accents go, other scripts become question marks."""
-    plain = unicodedata.normalize("NFKD", text.translate(_ASCII))
-    return "".join(c if c.isascii() else "?" for c in plain if not unicodedata.combining(c))
+    plain = unicodedata.normalize("NFKD", text.translate(_ASCII).expandtabs(1))
+    shown = (c for c in plain if not unicodedata.combining(c))
+    return "".join(c if c == "\n" or (c.isascii() and c.isprintable()) else "?" for c in shown)
 
 
 def _wrap(text: str, size: int, width: int, most: int = 40) -> list[str]:
