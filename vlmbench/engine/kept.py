@@ -87,7 +87,7 @@ def kept_tokens(
             _place_merged(image, reduced, share, group)
     stay = visual.keep.cpu().numpy()
     if pruner.merges:  # the others have been placed
-        stay = np.intersect1d(stay, [place for image in features.images for place in _newlines(image)])
+        stay = stay[np.isin(stay, [place for image in features.images for place in _newlines(image)])]
     share[stay], group[stay] = 1, 0
     return KeptTokens(
         share, group, len(visual.keep), 0, digest(visual.keep.tolist(), visual.position_from.tolist())

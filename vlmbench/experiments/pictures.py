@@ -1,4 +1,4 @@
-"""`prune --pictures N`: what each method kept of some items, and accuracy against ratio, into the run folder."""
+"""`prune --pictures N`: what each method kept of some items, and accuracy against ratio."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from vlmbench.report.figures import Section, percent, short_percent
-from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock
+from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
 
@@ -36,37 +36,32 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
     if gain is not None:
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
     rows = [_accuracy_row(cell, clean) for cell in pruned]
-    columns = (
-        "method",
-        "ratio",
-        "accuracy %",
-        "Δ",
-        "kept %",
-        "above blind",
-        "loyal",
-        "tokens",
-        "last",
-        "MACs",
-    )
+    columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs")
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
 
 
 def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
-    def figure(name: str, signed: bool = False) -> str:
-        return short_percent(cell.metrics.get(name), signed)
+    def figure(name: str) -> str:
+        return short_percent(cell.metrics.get(name))
 
     return (
         cell.family,
         cell.strength or "-",
         percent(cell.metrics.get("accuracy")),
-        figure("accuracy_change", signed=True),
         figure("retention"),
         figure("retention_above_blind"),
         figure("loyalty"),
-        f"{cell.tokens.average:.0f}" if cell.tokens else "-",
-        f"{cell.tokens.last:.0f}" if cell.tokens else "-",
+        _tokens(cell.tokens),
         _share(cell.cost.get("prefill_macs"), clean.cost.get("prefill_macs") if clean else None),
     )
+
+
+def _tokens(tokens: Tokens | None) -> str:
+    """The average over layers, and in brackets what is left behind the last cut where that differs."""
+    if tokens is None or tokens.average is None or tokens.last is None:
+        return "-"
+    average, last = f"{tokens.average:.0f}", f"{tokens.last:.0f}"
+    return average if average == last else f"{average} ({last})"
 
 
 def _share(part: float | None, whole: float | None) -> str:
@@ -93,20 +88,9 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
             for speed in cell.speed
             if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
         ]
-        columns = (
-            "method",
-            "ratio",
-            "encode",
-            "method ms",
-            "prefill",
-            "×",
-            "first token",
-            "×",
-            "total",
-            "×",
-            "bound",
-        )
-        title = f"{block.task}: speed · batch {batch} · {new_tokens} new tokens · {mode} · ms, medians"
+        columns = ("method", "ratio", "select", "prefill ×", "1st token", "×", "total ×", "bound")
+        unit = "token" if new_tokens == 1 else "tokens"
+        title = f"{block.task}: speed · batch {batch} · {new_tokens} new {unit} · {mode} · ms, medians"
         yield Section(title, (), columns, tuple(rows))
 
 
@@ -114,14 +98,11 @@ def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
     return (
         cell.family or "clean",
         cell.strength or "-",
-        _ms(speed.encode_ms),
         _ms(speed.method_ms),
-        _ms(speed.prefill_ms),
-        _times(speed.prefill_speedup),
+        _times(speed.prefill_speedup, short=True),
         _ms(speed.ttft_ms.value),
         _times(speed.ttft_speedup),
-        _ms(speed.total_ms.value),
-        _times(speed.total_speedup),
+        _times(speed.total_speedup, short=True),
         speed.bound,
     )
 
@@ -130,10 +111,10 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def _times(figure: Estimate) -> str:
-    """`1.42 [1.3, 1.5]`."""
+def _times(figure: Estimate, short: bool = False) -> str:
+    """`1.42 [1.30, 1.52]`."""
     if figure.value is None:
         return "-"
-    if figure.low is None or figure.high is None:
+    if short or figure.low is None or figure.high is None:
         return f"{figure.value:.2f}"
     return f"{figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
