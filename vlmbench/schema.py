@@ -173,14 +173,18 @@ class Speed(Schema):
     bound: str = Field(description="what the prefill waits for: launch, memory or compute")
     visual_tokens: Figure = Field(description="per request, entering the language model, mean")
     encode_ms: Figure
-    method_ms: Figure = Field(description="the method itself: estimator, selection, gathering")
+    method_ms: Figure = Field(
+        description="the method itself: estimator, selection, gathering; null where it runs inside other stages"
+    )
     prefill_ms: Figure
     ttft_ms: Estimate = Field(description="vision tower + method + prefill")
-    total_ms: Estimate = Field(description="to the last of the new tokens")
+    total_ms: Estimate = Field(description="to the last of the new tokens; no value in mode graph")
     prefill_speedup: Estimate = Field(description="clean's median of ratios within a repeat")
     ttft_speedup: Estimate
     total_speedup: Estimate
-    peak_bytes: int | None = Field(None, description="largest allocation on the device; null on a CPU")
+    peak_bytes: int | None = Field(
+        None, description="largest allocation beyond weights and inputs; null on a CPU"
+    )
 
 
 class Cell(Schema):

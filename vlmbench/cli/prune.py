@@ -140,4 +140,10 @@ def prune(
     from vlmbench.report.printing import print_result
 
     quiet_libraries()
-    return print_result(run(run_options, plan), as_json=given["json"])
+    result = run(run_options, plan)
+    if result.panels:
+        from vlmbench.report.pictures import write_pictures
+
+        written = write_pictures(result.folder, result.table, result.panels)
+        print(f"{len(written)} pictures: {result.folder / 'pictures'}", file=sys.stderr)
+    return print_result(result, as_json=given["json"])

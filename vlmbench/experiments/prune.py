@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from vlmbench.metrics.tabulate import Variation
 from vlmbench.prune import PRUNERS
 
 if TYPE_CHECKING:
+    from vlmbench.engine.panels import ItemPanels
     from vlmbench.experiments.session import Finished, Result
     from vlmbench.experiments.tables import TaskPlan
     from vlmbench.schema import Table
@@ -140,19 +140,31 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
     session = Session(options)
     chosen = variations(prune)
     plans = [TaskPlan(task, items, limit, chosen) for task, items, limit in session.chosen]
-    return session.run("prune", plans, newline=prune.newline, finish=partial(_finish, options, prune, plans))
+    panels: list[ItemPanels] = []
+
+    def finish(finished: Finished) -> Table:
+        panels.extend(_panels(prune, plans, finished))
+        return _timed(options, prune, plans, finished) if prune.timing_repeats else finished.table
+
+    result = session.run("prune", plans, newline=prune.newline, finish=finish)
+    return replace(result, panels=tuple(panels))
 
 
-def _finish(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:
-    """The table with measured speeds; pictures beside it where they were asked for."""
-    table = finished.table
-    if prune.timing_repeats:
-        table = _timed(options, prune, plans, finished)
-    if prune.pictures:
-        from vlmbench.experiments.pictures import draw
+def _panels(prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Iterator[ItemPanels]:
+    if not prune.pictures:
+        return
+    from vlmbench.engine.panels import item_panels
 
-        table = draw(table, plans, finished, prune.pictures, prune.newline)
-    return table
+    for plan in plans:
+        yield from item_panels(
+            finished.preparer,
+            plan.task.name,
+            plan.items,
+            plan.variations,
+            finished.records,
+            prune.pictures,
+            prune.newline,
+        )
 
 
 def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:

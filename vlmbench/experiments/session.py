@@ -32,6 +32,7 @@ from vlmbench.tasks.load import Task, load_tasks
 from vlmbench.tasks.scorers import get as get_scorer
 
 if TYPE_CHECKING:
+    from vlmbench.engine.panels import ItemPanels
     from vlmbench.tasks.scorers.base import Scorer
 
 TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
@@ -46,6 +47,8 @@ class Result:
     table: Table
     main: bool = True
     """False in the processes that only help; the first one prints."""
+    panels: tuple[ItemPanels, ...] = ()
+    """What pictures were asked for."""
 
 
 @dataclass(frozen=True)

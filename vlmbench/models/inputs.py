@@ -80,6 +80,6 @@ def _grow(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.nn.functional.pad(tensor, pads)
 
 
-def bucket(length: int, step: int = 32) -> int:
+def bucket(length: int, step: int = 8) -> int:
     """The next multiple of `step`: few distinct shapes, so that equal requests meet equal kernels."""
     return -(-length // step) * step

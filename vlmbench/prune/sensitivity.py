@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.prune.greedy import all_finite
 from vlmbench.prune.projector import Projector
 
 CONSTANT = 1e-3
@@ -102,8 +103,8 @@ def _mean_norm(response: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: int, 
 
 def _finite(sensitivity: Tensor, x: Tensor) -> Tensor:
     """`sensitivity`; the inputs too are looked at, because the slope of ReLU is finite even at NaN."""
-    good = torch.isfinite(sensitivity) & torch.isfinite(x).flatten(1).all(1)
-    if not bool(good.all()):
+    if not (all_finite(sensitivity) and all_finite(x)):
+        good = torch.isfinite(sensitivity) & torch.isfinite(x).flatten(1).all(1)
         raise ItemError(
             f"sensitivity: {int((~good).sum())} of {len(good)} visual tokens are not finite at the projector "
             "(NaN or infinite): run the model in bfloat16 or float32"

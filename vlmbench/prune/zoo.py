@@ -60,7 +60,7 @@ class Zoo(Pruner):
                 members = by_tile(ctx.grid, ctx.features.device)
             tiles.append(members)
             shares += split_budget(k, [len(m) for m in members])
-            features += [ctx.features[m] for m in members]
+            features += [ctx.features] if len(members) == 1 else [ctx.features[m] for m in members]
             scores += [_score(sensitivity[m]) for m in members]
         chosen = iter(greedy_many(features, scores, shares))
         return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]

@@ -165,7 +165,7 @@ class _Drawn:
         self.panel = panel
         self.picture = draw_tiles(panel.tiles) if panel.tiles else _frame(panel, size)
         width = max(width, self.picture.width)
-        self.name = _wrap(panel.name or "full model", NAME, width)
+        self.name = _wrap(panel.name.replace(",", ", ") or "full model", NAME, width)
         self.notes = _wrap(_tokens(panel), SMALL, width) if panel.tiles else []
         self.answer: list[str] = []
         self.colour = INK if panel.score is None else GREEN if panel.score >= 1 else AMBER
@@ -174,7 +174,7 @@ class _Drawn:
         if panel.answer is not None:
             text = panel.answer if panel.answer.strip() else "(nothing)"
             partial = panel.score is not None and 0 < panel.score < 1
-            self.answer = _wrap(f"{text} ({panel.score:.2g})" if partial else text, TEXT, width - 20, most=4)
+            self.answer = _wrap(f"{panel.score:.2g}: {text}" if partial else text, TEXT, width - 20, most=4)
         elif panel.tiles:
             self.answer = _wrap(panel.detail or "no answer", TEXT, width, most=4)
 

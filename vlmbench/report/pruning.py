@@ -88,7 +88,7 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
             for speed in cell.speed
             if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
         ]
-        columns = ("method", "ratio", "select", "prefill ×", "1st token", "×", "total ×", "bound")
+        columns = ("method", "ratio", "select", "prefill ×", "ttft", "ttft ×", "all ×", "bound")
         unit = "token" if new_tokens == 1 else "tokens"
         title = f"{block.task}: speed · batch {batch} · {new_tokens} new {unit} · {mode} · ms, medians"
         yield Section(title, (), columns, tuple(rows))
