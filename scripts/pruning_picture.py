@@ -122,7 +122,7 @@ def images(item: ItemPanels, figure: plt.Figure, place: SubplotSpec) -> None:
 def tokens(panels: Sequence[Panel]) -> str:
     kept = sorted({panel.kept for panel in panels})
     counts = "-".join(str(count) for count in dict.fromkeys((kept[0], kept[-1])))
-    return f"{counts} of {panels[0].total} visual tokens kept, the others dimmed"
+    return f"{counts} of {panels[0].total} visual tokens kept, the others dimmed; orange: wrong"
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def new_ids_not_shifted(patch: Patch) -> None:
 FAULTS: tuple[tuple[Callable[[Patch], None], str, str, tuple[str, ...]], ...] = (
     (columns_off_by_one, "llava", "random", (KEEP_ALL, MASKING)),
     (columns_off_by_one, "qwen2_vl", "random", (MASKING,)),
-    (right_padded, "llava", "random", (MASKING, BATCH)),
+    (right_padded, "llava", "random", (MASKING,)),
     (padding_is_seen, "llava", "random", (MASKING, BATCH)),
     (positions_shifted, "llava", "random", (KEEP_ALL, MASKING)),
     (positions_shifted, "qwen2_vl", "random", (KEEP_ALL, MASKING)),
@@ -418,7 +418,7 @@ def training_mode(model: Any) -> None:
         (encoder_hook_stays, "zoo", "multi_modal_projector: attributes: _forward_pre_hooks"),
         (on_model(one_bit), "random", "weight "),
         (on_model(method_replaced), "random", "layers.0: attributes: forward"),
-        (on_model(attribute_set), "random", "model: attributes: ratio"),
+        (on_model(attribute_set), "random", "the model itself: attributes: ratio"),
         (on_model(setting_changed), "random", "generation config: do_sample"),
         (on_model(attention_changed), "random", ": attention"),
         (on_model(training_mode), "random", "norm: attributes: training"),

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tiny_models import FAMILIES, build
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, GenerationConfig, StaticCache
 
 from vlmbench.errors import NotApplicableError, UsageError
 from vlmbench.models.adapter import Adapter
@@ -581,6 +581,22 @@ def test_arguments_of_generate_that_are_refused(kwargs: dict[str, Any], said: st
             refuse_generate(loaded.model, inputs | kwargs, "projector")
     else:
         refuse_generate(loaded.model, inputs | kwargs, "projector")
+
+
+@pytest.mark.parametrize("name", ["prefill_chunk_size", "cache_implementation", "num_beams"])
+def test_settings_of_the_models_own_configuration_are_refused_too(name: str, load: Load) -> None:
+    """`generate` takes them over into a given configuration that leaves them open."""
+    loaded = load("llava")
+    own = loaded.model.generation_config
+    value: Any = {"cache_implementation": "static"}.get(name, 2)
+    before = getattr(own, name)
+    setattr(own, name, value)
+    try:
+        given = {"generation_config": GenerationConfig(max_new_tokens=3)}
+        with pytest.raises(UsageError, match=r"static|chunk|beams"):
+            refuse_generate(loaded.model, loaded.inputs(0) | given, "projector")
+    finally:
+        setattr(own, name, before)
 
 
 def test_what_is_only_seen_while_it_runs(load: Load) -> None:

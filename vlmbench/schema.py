@@ -174,7 +174,7 @@ class Speed(Schema):
     visual_tokens: Figure = Field(description="per request, entering the language model, mean")
     encode_ms: Figure
     method_ms: Figure = Field(
-        description="the method itself: estimator, selection, gathering; null where it runs inside other stages"
+        description="the method itself: estimator, selection, gathering; null where it runs inside a stage"
     )
     prefill_ms: Figure
     ttft_ms: Estimate = Field(description="vision tower + method + prefill")

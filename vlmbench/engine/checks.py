@@ -116,7 +116,10 @@ def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
                 # rounding in the encoder may change the choice itself, which is not what is asked here
                 encoded = bench.encode(pruner.needs)
                 single.encodings[pruner.needs] = replace(encoded, features=encoded.features[i : i + 1])
-            alone.append(single.run(method, pruner).answers)
+            try:
+                alone.append(single.run(method, pruner).answers)
+            except VlmbenchError as error:
+                return Finding((f"{_budget(pruner)}: request {i} is refused alone: {error}",))
         return _singles(bench, together, alone, _budget(pruner))
 
     return _over(method.budgets(bench.ratios), compare)
@@ -125,6 +128,7 @@ def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
 def exit_restores(bench: Bench, method: Method) -> Finding:
     """Afterwards, and after an exception in the middle, the model is what it was, bit for bit."""
     model = bench.adapter.model
+    _ = bench.plain  # transformers itself sets up some things when a model runs for the first time
     before, faults = snapshot(model), []
     pruner = _first_served(method, bench, lambda each: bench.run_again(method, each, fresh=True))
     faults += [f"after a run: {line}" for line in changes(before, snapshot(model))]
@@ -135,6 +139,8 @@ def exit_restores(bench: Bench, method: Method) -> Finding:
             faults.append(f"an exception in the {place.name} did not get through")
         except Planted:
             pass
+        except VlmbenchError as error:
+            faults.append(f"a second run is refused: {error}")
         left = changes(before, snapshot(model))
         faults += [f"after an exception in the {place.name}: {line}" for line in left]
     return Finding(tuple(faults))
@@ -147,7 +153,10 @@ def selection_contract(bench: Bench, method: Method) -> Finding:
         run = bench.run(method, pruner)
         with torch.random.fork_rng():  # torch's own generator, which no method may draw from
             torch.manual_seed(torch.initial_seed() + 1)
-            again = bench.run_again(method, pruner)
+            try:
+                again = bench.run_again(method, pruner)
+            except VlmbenchError as error:
+                return Finding((f"{_budget(pruner)}: a second run is refused: {error}",))
         faults = [f"{_budget(pruner)}: {fault}" for fault in selection_faults(bench.adapter, run)]
         pairs = zip(run.answers.generations, again.answers.generations, strict=True)
         if any(a.kept_hash != b.kept_hash or a.visual_tokens != b.visual_tokens for a, b in pairs):

@@ -53,12 +53,13 @@ def snapshot(model: Any) -> Snapshot:
         "generation config": model.generation_config.to_dict(),
         "config": model.config.to_dict(),
     }
-    for name, module in model.named_modules():
+    for path, module in model.named_modules():
+        name = path or "the model itself"
         own = {key: _shown(value) for key, value in vars(module).items() if key not in OWN}
-        seen[f"{name or 'model'}: attributes"] = own
-        seen[f"{name or 'model'}: methods"] = id(type(module).forward)
+        seen[f"{name}: attributes"] = own
+        seen[f"{name}: methods"] = id(type(module).forward)
         if hasattr(module, "config"):
-            seen[f"{name or 'model'}: attention"] = getattr(module.config, "_attn_implementation", None)
+            seen[f"{name}: attention"] = getattr(module.config, "_attn_implementation", None)
     for kind, tensors in (("weight", model.named_parameters()), ("buffer", model.named_buffers())):
         seen |= {f"{kind} {name}": _checksum(tensor) for name, tensor in tensors}
     return seen

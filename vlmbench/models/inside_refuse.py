@@ -20,11 +20,12 @@ def refuse_generate(model: Any, kwargs: Mapping[str, Any], stage: str, first_cut
     off, any other cache than the dynamic one, contrastive decoding and DoLa, an attention implementation
     that takes no plain mask, and sliding windows shorter than prompt + new tokens from layer `first_cut` on.
     """
-    config = kwargs.get("generation_config") or model.generation_config
+    # `generate` fills what a given configuration leaves open from the model's own
+    configs = (kwargs.get("generation_config"), model.generation_config)
 
     def setting(name: str) -> Any:
-        value = kwargs.get(name)
-        return getattr(config, name, None) if value is None else value
+        values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in values if value is not None), None)
 
     for name, instead in (
         ("labels", "drop it: pruning is for generating, not for a loss"),

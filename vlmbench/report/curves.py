@@ -84,7 +84,7 @@ def draw_curves(table: Table, path: Path, task: str = "") -> Path:
         curves(axis, table, task)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-        figure.savefig(path, facecolor="white", metadata=metadata)
+        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
     return path
 
 
@@ -166,7 +166,7 @@ def _draw(axis: Any, line: Line, place: int) -> str:
     low, high = zip(*(_bounds(point.accuracy) for point in line.points), strict=True)
     style = DASHES[place % len(DASHES)] if line.control else "-"
     if len(xs) > 1:
-        axis.fill_between(xs, low, high, color=colour, alpha=0.05 if line.control else 0.12, lw=0, zorder=1)
+        axis.fill_between(xs, low, high, color=colour, alpha=0.05 if line.control else 0.1, lw=0, zorder=1)
     else:
         axis.plot(xs * 2, [low[0], high[0]], color=colour, alpha=0.35, lw=3, solid_capstyle="butt")
     marker = None if line.control and len(xs) > 1 else MARKERS[place % len(MARKERS)]
@@ -187,6 +187,8 @@ def _draw(axis: Any, line: Line, place: int) -> str:
 
 def _label(axis: Any, drawn: Sequence[tuple[Line, str]], levels: Sequence[tuple[str, float]]) -> None:
     """Names at the right, pushed apart; lines that end at an earlier budget are named where they end."""
+    from matplotlib.patheffects import withStroke
+
     left, edge = axis.get_xlim()
     low, high = axis.get_ylim()
     step = 12.5 * (high - low) / (axis.get_position().height * axis.get_figure().get_figheight() * 72)
@@ -198,9 +200,10 @@ def _label(axis: Any, drawn: Sequence[tuple[Line, str]], levels: Sequence[tuple[
         if line.points[-1].budget == last:
             ends.append((line.name, colour, x, y))
             continue
-        axis.annotate(
-            line.name, (x, y), xytext=(6, -4), textcoords="offset points", fontsize=9.5, color=colour
+        written = axis.annotate(
+            line.name, (x, y), xytext=(7, -4), textcoords="offset points", fontsize=9.5, color=colour
         )
+        written.set_path_effects([withStroke(linewidth=3, foreground="white")])
     ends.sort(key=lambda end: -end[3])
     for (name, colour, x, y), place in zip(ends, _apart([e[3] for e in ends], step, low, high), strict=True):
         axis.annotate(

@@ -250,7 +250,9 @@ def _wrap(text: str, size: int, width: int, most: int = 40) -> list[str]:
                 lines.append(line)
                 line = ""
             while font.getlength(word) > width and len(word) > 1:
-                fits = max(1, sum(font.getlength(word[: i + 1]) <= width for i in range(len(word))))
+                fits = 1
+                while font.getlength(word[: fits + 1]) <= width:
+                    fits += 1
                 lines.append(word[:fits])
                 word = word[fits:]
             line = f"{line} {word}".strip()
@@ -270,5 +272,6 @@ def _height(lines: Sequence[str], size: int) -> int:
 def _write(
     pen: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], size: int, colour: str
 ) -> None:
+    font = _font(size)
     for i, line in enumerate(lines):
-        pen.text((place[0], place[1] + i * round(size * LINE)), line, font=_font(size), fill=colour)
+        pen.text((place[0], place[1] + i * round(size * LINE)), line, font=font, fill=colour)
