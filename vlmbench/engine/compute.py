@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from vlmbench.engine.plan import Batch, Request
+from vlmbench.engine.plan import Batch, Request, prune_seeds
 from vlmbench.engine.prepare import Prepared, Settled
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.decoding import Generation
@@ -18,7 +18,7 @@ from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.pruning import Inside, Subject
 from vlmbench.prune import PRUNERS
 from vlmbench.schema import Record, State
-from vlmbench.seeds import digest, seed_for
+from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
@@ -123,7 +123,9 @@ class Answerer:
             filled = [*going, *[going[-1]] * (rows - len(going))]
             inside = None
             if pruner is not None and pruner.stage == "llm":
-                inside = Inside(pruner, [self._seeds(ready[i].request) for i in filled], self.newline)
+                inside = Inside(
+                    pruner, [prune_seeds(ready[i].request, self.seed) for i in filled], self.newline
+                )
             longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
             generations = self.adapter.answer(
                 [ready[i].row for i in filled],
@@ -164,7 +166,7 @@ class Answerer:
         """What remains per row; once per picture, unless the method reads the question."""
         keys = [(p.request.pixels_group, i if pruner.text_dependent else -1) for i, p in enumerate(ready)]
         wanted = {
-            key: Subject(features, self._seeds(p.request))
+            key: Subject(features, prune_seeds(p.request, self.seed))
             for key, p, features in zip(keys, ready, whole, strict=True)
             if features is not None
         }
@@ -184,13 +186,6 @@ class Answerer:
             except NotApplicableError as reason:
                 refused[row] = reason
         return refused
-
-    def _seeds(self, request: Request) -> tuple[int, ...]:
-        """A seed per image: of the method and the source, never of the perturbation."""
-        part = request.condition.prune
-        assert part is not None
-        draw = PRUNERS.get(part.name).draw_key(part)
-        return tuple(seed_for(self.seed, source.key, *draw) for source in request.sources)
 
     def _record(
         self, prepared: Prepared, answer: Generation | Exception, times: dict[str, float], batch: str

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from vlmbench.engine.plan import prune_seeds
 from vlmbench.errors import NotApplicableError
 from vlmbench.models import decoding
 from vlmbench.models.features import EncoderOutput, ImageTokens
 from vlmbench.models.geometry import keeps_shape
 from vlmbench.models.inside import prune_inside
 from vlmbench.models.pruning import Inside, Subject
-from vlmbench.prune import PRUNERS
-from vlmbench.seeds import digest, seed_for
+from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
     from vlmbench.engine.prepare import Prepared
@@ -70,10 +70,7 @@ def kept_tokens(
     encoded: of this request alone, with what the method needs. Raises NotApplicableError for budgets out of
     the method's reach.
     """
-    part = prepared.request.condition.prune
-    assert part is not None
-    draw = PRUNERS.get(part.name).draw_key(part)
-    seeds = tuple(seed_for(seed, source.key, *draw) for source in prepared.request.sources)
+    seeds = prune_seeds(prepared.request, seed)
     if pruner.stage == "llm":
         return _inside(adapter, prepared, encoded, Inside(pruner, [seeds], newline))
     features = encoded.features[0]

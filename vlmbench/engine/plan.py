@@ -104,6 +104,15 @@ def _shrinks_image(prune: Part) -> bool:
     return bool(PRUNERS.get(prune.name).load().stage == "image")
 
 
+def prune_seeds(request: Request, seed: int) -> tuple[int, ...]:
+    """A seed per image: of the method and the source, never of the perturbation; none without a method."""
+    part = request.condition.prune
+    if part is None:
+        return ()
+    draw = PRUNERS.get(part.name).draw_key(part)
+    return tuple(seed_for(seed, source.key, *draw) for source in request.sources)
+
+
 def other_images(items: Sequence[Item], seed: int) -> dict[str, tuple[ImageSource, ...]]:
     """For each item the images of an item of another cluster, with as many images; drawn from ALL items of
     a run, so that the number of processes does not change the draw."""

@@ -229,6 +229,11 @@ class Preparer:
         for image in images:
             seen = self.adapter.native_resolution(image.size)
             size = pruner.size(seen.size, seen.tokens, pruner.budget(seen.tokens), seen.snap)
+            after = self.adapter.native_resolution(size).tokens
+            if after > seen.tokens:
+                raise NotApplicableError(
+                    f"the processor enlarges smaller images again: {after} tokens, not {seen.tokens}"
+                )
             found.append(image.resize(size, Resampling.BICUBIC))
         return tuple(found)
 

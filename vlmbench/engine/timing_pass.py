@@ -7,15 +7,14 @@ from itertools import cycle, islice
 
 from vlmbench.conditions import Condition
 from vlmbench.engine.compute import pruner_of
-from vlmbench.engine.plan import Request, in_order, other_images
+from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
 from vlmbench.engine.timing import Timing, TimingSettings, time_ready
 from vlmbench.engine.timing_stages import Ready
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
-from vlmbench.prune import PRUNERS
 from vlmbench.schema import Table
-from vlmbench.seeds import digest, seed_for
+from vlmbench.seeds import digest
 
 
 def time_conditions(
@@ -36,7 +35,7 @@ def time_conditions(
         condition: Ready(
             [p.row for p in rows],
             pruner_of(rows[0].request),
-            [_seeds(p.request, settings.seed) for p in rows],
+            [prune_seeds(p.request, settings.seed) for p in rows],
             settings.newline,
         )
         for condition, rows in prepared.items()
@@ -107,12 +106,3 @@ def _check_context(
             f"timing: {longest} prompt + {settings.new_tokens} new tokens exceed the model's context of "
             f"{context}; time fewer new tokens"
         )
-
-
-def _seeds(request: Request, seed: int) -> tuple[int, ...]:
-    """A seed per image, the same that the method has where answers are computed."""
-    part = request.condition.prune
-    if part is None:
-        return ()
-    draw = PRUNERS.get(part.name).draw_key(part)
-    return tuple(seed_for(seed, source.key, *draw) for source in request.sources)

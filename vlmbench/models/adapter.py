@@ -273,12 +273,18 @@ class Adapter:
     def native_resolution(self, source: Size) -> NativeResolution:
         """How the model sees an image of `source` size whole. Raises NotApplicableError where it resizes all
         images to one size or cuts them into tiles."""
-        row = self.prepare(self.render("?", 1), [Image.new("RGB", source, "white")], 0)
-        if not keeps_shape(row.vision) or len(row.input_size) != 1:
-            raise NotApplicableError(
-                "the model has a fixed resolution: fewer pixels would not mean fewer tokens; use pool"
-            )
-        return NativeResolution(row.input_size[0], row.visual_tokens)
+        if source not in self._native:
+            row = self.prepare(self.render("?", 1), [Image.new("RGB", source, "white")], 0)
+            if not keeps_shape(row.vision) or len(row.input_size) != 1:
+                raise NotApplicableError(
+                    "the model has a fixed resolution: fewer pixels would not mean fewer tokens; use pool"
+                )
+            self._native[source] = NativeResolution(row.input_size[0], row.visual_tokens)
+        return self._native[source]
+
+    @cached_property
+    def _native(self) -> dict[Size, NativeResolution]:
+        return {}
 
     def source_pixels_per_patch(self, source: Size) -> int | None:
         """Source pixels under one patch where that is a whole number: a shift by it moves whole patches."""

@@ -187,8 +187,6 @@ def _draw(axis: Any, line: Line, place: int) -> str:
 
 def _label(axis: Any, drawn: Sequence[tuple[Line, str]], levels: Sequence[tuple[str, float]]) -> None:
     """Names at the right, pushed apart; lines that end at an earlier budget are named where they end."""
-    from matplotlib.patheffects import withStroke
-
     left, edge = axis.get_xlim()
     low, high = axis.get_ylim()
     step = 12.5 * (high - low) / (axis.get_position().height * axis.get_figure().get_figheight() * 72)
@@ -200,10 +198,15 @@ def _label(axis: Any, drawn: Sequence[tuple[Line, str]], levels: Sequence[tuple[
         if line.points[-1].budget == last:
             ends.append((line.name, colour, x, y))
             continue
-        written = axis.annotate(
-            line.name, (x, y), xytext=(7, -4), textcoords="offset points", fontsize=9.5, color=colour
+        axis.annotate(
+            line.name,
+            (x, y),
+            xytext=(7, -4),
+            textcoords="offset points",
+            fontsize=9.5,
+            color=colour,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
         )
-        written.set_path_effects([withStroke(linewidth=3, foreground="white")])
     ends.sort(key=lambda end: -end[3])
     for (name, colour, x, y), place in zip(ends, _apart([e[3] for e in ends], step, low, high), strict=True):
         axis.annotate(
@@ -222,6 +225,7 @@ def _label(axis: Any, drawn: Sequence[tuple[Line, str]], levels: Sequence[tuple[
                 "alpha": 0.6,
                 "shrinkA": 0,
                 "shrinkB": 2,
+                "relpos": (0, 0.5),
             },
         )
 
