@@ -108,11 +108,13 @@ def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
     if method is None:
         return _singles(bench, bench.plain, [single.plain for single in bench.singles])
 
+    exact = bench.adapter.loaded.dtype == "float32"
+
     def compare(pruner: Pruner) -> Finding:
         together = bench.run(method, pruner).answers
         alone = []
         for i, single in enumerate(bench.singles):
-            if bench.adapter.loaded.dtype != "float32" and pruner.stage != "image":
+            if not exact and pruner.stage != "image":
                 # rounding in the encoder may change the choice itself, which is not what is asked here
                 encoded = bench.encode(pruner.needs)
                 single.encodings[pruner.needs] = replace(encoded, features=encoded.features[i : i + 1])
@@ -120,7 +122,12 @@ def batch_equals_single(bench: Bench, method: Method | None) -> Finding:
                 alone.append(single.run(method, pruner).answers)
             except VlmbenchError as error:
                 return Finding((f"{_budget(pruner)}: request {i} is refused alone: {error}",))
-        return _singles(bench, together, alone, _budget(pruner))
+        found = _singles(bench, together, alone, _budget(pruner))
+        if found.faults and pruner.stage == "llm" and not exact:
+            raise ExemptError(
+                "rounding changes what its layers attend to most: check it with --dtype float32"
+            )
+        return found
 
     return _over(method.budgets(bench.ratios), compare)
 
