@@ -148,10 +148,10 @@ def accuracy(items: int, ratio: float, samples: list[int], out: Path | None) -> 
     from vlmbench.experiments.tables import TaskPlan
 
     specs = [f"zoo@{ratio}", *(f"zoo@{ratio}(estimator=sampled,m={m})" for m in samples)]
-    session = Session(RunOptions(limit=items, out=out, batch_size=64))
+    session = Session(RunOptions(limit=items, out=out, batch_size=64), "study")
     variations = [Variation(CLEAN), *(pruned(part_of(spec)) for spec in specs)]
     plans = [TaskPlan(task, chosen, limit, variations) for task, chosen, limit in session.chosen]
-    table = session.run("study", plans).table
+    table = session.run(plans).table
     cells = [cell for cell in table.cells if cell.condition != "clean"]
     clusters = _codes(table.tasks[0].clusters)
     rows = []

@@ -502,3 +502,19 @@ def test_pool_of_everything_changes_nothing() -> None:
     new = Pool().reduce(ctx, ctx.n)
     assert torch.equal(new.features, ctx.features)
     assert new.source.tolist() == new.position_from.tolist() == [*range(ctx.n)]
+
+
+@pytest.mark.parametrize("with_matrix", [True, False])
+def test_steps_in_torch_equal_those_on_the_cpu(with_matrix: bool) -> None:
+    """The torch loop serves devices other than the CPU where Triton is missing."""
+    from vlmbench.prune.greedy import _distances, _steps, _steps_on_cpu, _unit
+
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(4, 60, 16, generator=generator)
+    features[:, 30:40] = features[:, :10]
+    scores = torch.rand(4, 60, generator=generator).round(decimals=1)
+    unit = _unit(features)
+    matrix = _distances(unit) if with_matrix else None
+    first = scores.argmax(-1)
+    expected = _steps_on_cpu(unit, matrix, scores, first, 25)
+    assert torch.equal(_steps(unit, matrix, scores, first, 25), expected)

@@ -184,9 +184,9 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     from vlmbench.experiments.session import Session
     from vlmbench.experiments.tables import TaskPlan
 
-    session = Session(options)
+    session = Session(options, "perturb")
     plans = [
         TaskPlan(task, items, limit, variations(perturb, task.phrasing_names))
         for task, items, limit in session.chosen
     ]
-    return session.run("perturb", plans, perturb.space, perturb.newline)
+    return session.run(plans, perturb.space, perturb.newline)

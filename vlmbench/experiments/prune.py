@@ -137,7 +137,7 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
     from vlmbench.experiments.session import Session
     from vlmbench.experiments.tables import TaskPlan
 
-    session = Session(options)
+    session = Session(options, "prune")
     chosen = variations(prune)
     plans = [TaskPlan(task, items, limit, chosen) for task, items, limit in session.chosen]
     panels: list[ItemPanels] = []
@@ -146,7 +146,7 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
         panels.extend(_panels(prune, plans, finished))
         return _timed(options, prune, plans, finished) if prune.timing_repeats else finished.table
 
-    result = session.run("prune", plans, newline=prune.newline, finish=finish)
+    result = session.run(plans, newline=prune.newline, finish=finish)
     return replace(result, panels=tuple(panels))
 
 

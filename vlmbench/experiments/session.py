@@ -64,15 +64,16 @@ class Finished:
 class Session:
     """Everything loaded for one run. Build it, decide on conditions, then `run`."""
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, experiment: str) -> None:
         self.options = options
+        self.experiment = experiment
         self.tasks = load_tasks([name for name in options.tasks.split(",") if name.strip()])
         if not self.tasks:
             raise UsageError(f"--task names nothing: got {options.tasks!r}")
         self.scorers: Mapping[str, Scorer] = {
             task.name: get_scorer(task.spec.scorer, **task.spec.scorer_params) for task in self.tasks
         }
-        self.chosen = [(task, *_choose(task, options)) for task in self.tasks]
+        self.chosen = [(task, *_choose(task, options, experiment)) for task in self.tasks]
         self.ranks: Ranks = find_ranks(options.device)
         loaded = load_model(
             options.model,
@@ -86,7 +87,6 @@ class Session:
 
     def run(
         self,
-        experiment: str,
         plans: Sequence[TaskPlan],
         space: str = "source",
         newline: str = "counted",
@@ -96,6 +96,7 @@ class Session:
 
         finish: what the first process adds to the table before it is written, such as a timing pass.
         """
+        experiment = self.experiment
         identity = self._identity(experiment, plans, space, newline)
         folder = (
             self.options.out
@@ -206,8 +207,10 @@ class Session:
         return TIE_TOLERANCE.get(self.adapter.loaded.dtype, 5e-1)
 
 
-def _choose(task: Task, options: RunOptions) -> tuple[list[Item], int | None]:
-    limit = task.spec.default_limit if options.limit is None else options.limit
+def _choose(task: Task, options: RunOptions, experiment: str) -> tuple[list[Item], int | None]:
+    usual = task.spec.default_limit
+    usual = usual.get(experiment) if isinstance(usual, dict) else usual
+    limit = usual if options.limit is None else options.limit
     number = None if limit == "all" else limit
     assert number is None or isinstance(number, int)
     items = task.items(limit=number, seed=options.seed)

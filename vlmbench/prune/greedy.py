@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -106,42 +107,70 @@ def _unit(features: Tensor) -> Tensor:
 
 def _select(unit: Tensor, scores: Tensor | None, k: int) -> Tensor:
     """The rule, for B images at once: one row of distances and a running minimum per step."""
+    n = unit.shape[1]
+    matrix = _distances(unit) if n <= _MATRIX_SIDE and (scores is None or k * _MATRIX_SHARE > n) else None
+    if scores is None:
+        first = first_max(_nearest_other(_blocks(unit, matrix), n))
+        scores = torch.ones_like(unit[:, :, 0])
+    else:
+        first = first_max(scores)
+    steps = _steps_on_cpu if unit.device.type == "cpu" else _steps
+    return steps(unit, matrix, scores, first, k).sort(1).values
+
+
+def _steps_on_cpu(unit: Tensor, matrix: Tensor | None, scores: Tensor, first: Tensor, k: int) -> Tensor:
+    """[B, k] in the order of choice, image by image in NumPy: an operation on N numbers takes a
+    microsecond there and five in torch, and there are six of them per token."""
+    chosen = np.empty((len(unit), k), dtype=np.int64)
+    tie = np.float32(TIE)
+    for image, token in enumerate(first.tolist()):
+        rows = None if matrix is None else matrix[image].numpy()
+        vectors, weight = unit[image].numpy(), scores[image].numpy()
+        nearest = np.full_like(weight, np.inf)
+        value, taken = np.empty_like(weight), np.zeros_like(weight)
+        chosen[image, 0] = token
+        for step in range(1, k):
+            taken[token] = -np.inf
+            row = rows[token] if rows is not None else 1 - vectors @ vectors[token]
+            np.minimum(nearest, row, out=nearest)
+            np.multiply(weight, nearest, out=value)
+            value += taken
+            token = int((value >= value.max() - tie).argmax())
+            chosen[image, step] = token
+    return torch.from_numpy(chosen)
+
+
+def _steps(unit: Tensor, matrix: Tensor | None, scores: Tensor, first: Tensor, k: int) -> Tensor:
+    """[B, k] in the order of choice, all images at once, on any device."""
     images, n, _ = unit.shape
     offset = torch.arange(images, device=unit.device) * n
-    flat = unit.flatten(0, 1)
+    flat = (unit if matrix is None else matrix).flatten(0, 1)
     one = unit.new_ones(1, 1, 1)
-    matrix: Tensor | None = None
-    if n <= _MATRIX_SIDE and (scores is None or k * _MATRIX_SHARE > n):
-        matrix = _distances(unit)
-        rows_of_all = matrix.view(-1, n)
+    token, chosen = first, [first]
+    taken = torch.zeros_like(scores)
+    nearest = torch.full_like(scores, torch.inf)
+    tie = unit.new_tensor(TIE)  # as a tensor: a Python number costs twice as much per step
+    for _ in range(k - 1):
+        taken.scatter_(1, token[:, None], -torch.inf)
+        row = flat.index_select(0, offset + token)
+        if matrix is None:
+            row = torch.baddbmm(one, unit, row[:, :, None], alpha=-1)[:, :, 0]
+        nearest = torch.minimum(nearest, row)
+        token = first_max(torch.addcmul(taken, scores, nearest), tie)
+        chosen.append(token)
+    return torch.stack(chosen, dim=1)
+
+
+def _blocks(unit: Tensor, matrix: Tensor | None) -> Callable[[int, int], Tensor]:
+    """Rows a..b of the distance matrix of every image, [B, b - a, N]."""
+    one = unit.new_ones(1, 1, 1)
 
     def block(start: int, stop: int) -> Tensor:
         if matrix is not None:
             return matrix[:, start:stop]
         return torch.baddbmm(one, unit[:, start:stop], unit.mT, alpha=-1)
 
-    def row(token: Tensor) -> Tensor:
-        if matrix is not None:
-            return rows_of_all.index_select(0, offset + token)
-        chosen = flat.index_select(0, offset + token)
-        return torch.baddbmm(one, unit, chosen[:, :, None], alpha=-1)[:, :, 0]
-
-    if scores is None:
-        token = first_max(_nearest_other(block, n))
-        weight = torch.ones_like(unit[:, :, 0])
-    else:
-        token = first_max(scores)
-        weight = scores
-    chosen = [token]
-    taken = torch.zeros_like(weight)
-    nearest = torch.full_like(weight, torch.inf)
-    tie = unit.new_tensor(TIE)  # as a tensor: a Python number costs twice as much per step
-    for _ in range(k - 1):
-        taken.scatter_(1, token[:, None], -torch.inf)
-        nearest = torch.minimum(nearest, row(token))
-        token = first_max(torch.addcmul(taken, weight, nearest), tie)
-        chosen.append(token)
-    return torch.stack(chosen, dim=1).sort(1).values
+    return block
 
 
 def _distances(unit: Tensor) -> Tensor:

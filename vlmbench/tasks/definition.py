@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from vlmbench.errors import UsageError, did_you_mean
 
@@ -113,7 +113,9 @@ class TaskSpec(_Strict):
         "item", description="what --limit draws: single items, or whole clusters one after another"
     )
     balance_strata: bool = Field(False, description="--limit takes the strata in turn, as many of each")
-    default_limit: int | None = Field(None, ge=1, description="items of a run without --limit; default: all")
+    default_limit: PositiveInt | dict[str, PositiveInt] | None = Field(
+        None, description="items of a run without --limit, for all commands or by command; default: all"
+    )
     licence: str = Field("", description="licence of the data")
     link: str = Field("", description="where the data comes from")
     description: str = Field("", description="one line for listings")
