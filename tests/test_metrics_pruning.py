@@ -92,7 +92,7 @@ def test_values_are_the_definitions():
         pairs[name].num.sum() / pairs[name].den.sum() for name in ("flip_rate", "state_change_rate")
     )
     assert found["loyalty"].value == pytest.approx(1 - flips - changes)
-    assert retention_metrics(outcomes, PRUNED, None).keys() == {"loyalty", "retention"}
+    assert retention_metrics(outcomes, PRUNED, None).keys() == {"loyalty", "retention", "detectable"}
     assert retention_metrics(outcomes, FULL, BLIND) == {}
 
 

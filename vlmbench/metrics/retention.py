@@ -29,6 +29,7 @@ METRICS = {
     "retention": "mean score divided by the full model's, same items; counts what a blind model answers too",
     "image_gain": "mean score of the full model minus that of the blind run, same items",
     "retention_above_blind": "(score - blind) / (full - blind), items scored under all three",
+    "detectable": "smallest paired difference of accuracy that this sample finds (two-sided 5 %, power 80 %)",
 }
 
 Points = Sequence[tuple[float, Estimate]]
@@ -56,6 +57,9 @@ def retention_metrics(outcomes: Outcomes, column: int, blind: int | None) -> dic
     metrics = {
         "loyalty": ratio_estimate(loyal, pairs, outcomes.cluster),
         "retention": _retention(outcomes, column, reference, scored),
+        "detectable": Estimate(
+            value=smallest_detectable_difference(outcomes, column, reference), n=int(scored.sum())
+        ),
     }
     if blind is not None:
         scored = scored & outcomes.scored[:, blind]

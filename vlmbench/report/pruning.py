@@ -35,6 +35,13 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
     gain = next((g for cell in pruned for g in [cell.metrics.get("image_gain")] if g is not None), None)
     if gain is not None:
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
+    found = [cell.metrics["detectable"].value for cell in pruned if "detectable" in cell.metrics]
+    sizes = [100 * value for value in found if value]
+    if sizes:
+        lines.append(
+            f"differences from the full model that this sample finds (80 % power): {min(sizes):.1f} to "
+            f"{max(sizes):.1f} points, the larger for methods that change more answers"
+        )
     rows = [_accuracy_row(cell, clean) for cell in pruned]
     columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs")
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
