@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.estimate import paired_difference
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.prune.base import Context
+from vlmbench.prune.greedy import greedy
 from vlmbench.prune.projector import Projector
-from vlmbench.prune.sensitivity import directions, exact, sampled
+from vlmbench.prune.sensitivity import directions, exact, normalise, sampled
 from vlmbench.prune.zoo import Zoo
 from vlmbench.schema import Cell
 from vlmbench.tasks.load import load_task
@@ -66,24 +66,25 @@ def contexts(images: int) -> list[Context]:
     return found
 
 
-def root_mean_square(
-    projector: Projector, x: torch.Tensor, m: int, seed: int, h: float = 0.01
-) -> torch.Tensor:
-    """S [N] as `exact` defines it, from m directions: sqrt(mean_j ||d_j||^2) in place of mean_j ||d_j||."""
-    h = 0.01
-    total = x.new_zeros(len(x))
-    for u in directions(m, x.shape[1], x.shape[2], seed):
-        difference = (projector.apply(x + h * u) - projector.apply(x - h * u)) / (2 * h)
-        total += difference.square().sum(-1)
-    return (total / m).sqrt()
+def references(projector: Projector, x: torch.Tensor, m: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """S [N] as the paper defines it and as `exact` does, over the same m directions: mean and root mean
+    square of the norms of the differences."""
+    h, norms = 0.01, []
+    for u in torch.split(directions(m, x.shape[1], x.shape[2], seed), 64):
+        at, along = x[None] + h * u[:, None], x[None] - h * u[:, None]
+        both = [projector.apply(part.flatten(0, 1)) for part in (at, along)]
+        norms.append(((both[0] - both[1]) / (2 * h)).norm(dim=-1).view(len(u), -1))
+    every = torch.cat(norms)
+    return every.mean(0), every.square().mean(0).sqrt()
 
 
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(rankdata(a.numpy()), rankdata(b.numpy()))[0, 1])
 
 
-def kept(ctx: Context, k: int, estimator: str, m: int, seed: int) -> set[int]:
-    return set(Zoo(estimator=estimator, m=m).select(replace(ctx, seed=seed), k).tolist())
+def kept(ctx: Context, sensitivity: torch.Tensor, k: int) -> set[int]:
+    """What zoo keeps of an image of one tile, given the sensitivities of its tokens."""
+    return set(greedy(ctx.features[None], normalise(sensitivity)[None], k)[0].tolist())
 
 
 def ranks(images: list[Context], ratio: float) -> list[dict[str, Any]]:
@@ -95,25 +96,21 @@ def ranks(images: list[Context], ratio: float) -> list[dict[str, Any]]:
         assert ctx.projector is not None
         assert ctx.projector_in is not None
         projector, x = ctx.projector, ctx.projector_in
-        reference = sampled(projector, x, REFERENCE, seed=999)
-        squares = root_mean_square(projector, x, REFERENCE, seed=999)
-        best = kept(ctx, k, "sampled", REFERENCE, 999)
-        closed = exact(projector, x)
-        overlap = len(kept(ctx, k, "exact", 64, 0) & best) / k
-        rows.setdefault("exact", []).append(
-            (spearman(closed, reference), overlap, spearman(closed, squares), 1.0, 1.0)
-        )
+        mean, squares = references(projector, x, REFERENCE, seed=999)
+        best = kept(ctx, mean, k)
+        estimates = {"exact": (exact(projector, x),) * 2}
         for m in SAMPLES:
-            one, other = (sampled(projector, x, m, seed=seed) for seed in (1, 2))
-            first, second = (kept(ctx, k, "sampled", m, seed) for seed in (1, 2))
+            estimates[f"sampled m={m}"] = (sampled(projector, x, m, seed=1), sampled(projector, x, m, seed=2))
+        for name, (one, other) in estimates.items():
+            first, second = kept(ctx, one, k), kept(ctx, other, k)
             figures = (
-                spearman(one, reference),
+                spearman(one, mean),
                 len(first & best) / k,
                 spearman(one, squares),
                 spearman(one, other),
                 len(first & second) / k,
             )
-            rows.setdefault(f"sampled m={m}", []).append(figures)
+            rows.setdefault(name, []).append(figures)
     names = ("spearman", "overlap", "spearman_rms", "spearman_seeds", "overlap_seeds")
     return [
         {"estimator": name, **dict(zip(names, map(statistics.mean, zip(*found, strict=True)), strict=True))}

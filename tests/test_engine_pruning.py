@@ -177,7 +177,7 @@ def item(name: str, cluster: str) -> Item:
 def test_plan_puts_methods_behind_one_another_on_the_same_pictures() -> None:
     items = [item(f"{i}-{j}", str(i)) for i in range(5) for j in range(2)]
     conditions = [v.condition for v in variations(PruneOptions(methods="zoo,random", ratios="0.5,0.9"))]
-    plan = make_plan(in_order("t", items, conditions, other_images(items, 0)), 4, "p", 0)
+    plan = make_plan(in_order("t", items, conditions, other_images(items, items, 0)), 4, "p", 0)
     requests = [request for batch in plan for request in batch.requests]
     assert len(requests) == len({r.key for r in requests}) == len(items) * len(conditions)
     pictures: list[tuple[str, ...]] = []
@@ -194,9 +194,10 @@ def test_plan_puts_methods_behind_one_another_on_the_same_pictures() -> None:
 
 def test_other_images_are_of_another_cluster_and_do_not_depend_on_the_shard() -> None:
     items = [item(f"{i}-{j}", str(i)) for i in range(4) for j in range(3)]
-    others = other_images(items, 0)
+    others = other_images(items, items, 0)
     assert all(others[x.id][0].key != x.cluster for x in items)
-    assert others == other_images(items, 0)
+    assert other_images(items[3:5], items, 0) == {x.id: others[x.id] for x in items[3:5]}
+    assert other_images(items[:3], items[:3], 0) == {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,12 +90,18 @@ def in_order(
             for item in same_images:
                 for same_input in same_pixels.values():
                     yield [
-                        Request(task, item, condition, others.get(item.id) if _swaps(condition) else None)
+                        Request(
+                            task,
+                            item,
+                            condition,
+                            others.get(item.id) if shows_another_image(condition) else None,
+                        )
                         for condition in same_input
                     ]
 
 
-def _swaps(condition: Condition) -> bool:
+def shows_another_image(condition: Condition) -> bool:
+    """Whether this is the control that shows another item's image."""
     return condition.prune is not None and condition.prune.name == "swapped"
 
 
@@ -113,14 +119,21 @@ def prune_seeds(request: Request, seed: int) -> tuple[int, ...]:
     return tuple(seed_for(seed, source.key, *draw) for source in request.sources)
 
 
-def other_images(items: Sequence[Item], seed: int) -> dict[str, tuple[ImageSource, ...]]:
-    """For each item the images of an item of another cluster, with as many images; drawn from ALL items of
-    a run, so that the number of processes does not change the draw."""
+def other_images(
+    items: Sequence[Item], pool: Sequence[Item], seed: int
+) -> dict[str, tuple[ImageSource, ...]]:
+    """For each item the images of an item of another cluster in `pool`, with as many images.
+
+    The pool belongs to the task: neither --limit nor the number of processes changes the draw.
+    """
     found: dict[str, tuple[ImageSource, ...]] = {}
     for item in items:
-        others = [o for o in items if o.cluster != item.cluster and len(o.images) == len(item.images)]
-        if others:
-            found[item.id] = others[seed_for(seed, item.id, "swapped") % len(others)].images
+        start = seed_for(seed, item.id, "swapped")
+        for step in range(len(pool)):
+            other = pool[(start + step) % len(pool)]
+            if other.cluster != item.cluster and len(other.images) == len(item.images) > 0:
+                found[item.id] = other.images
+                break
     return found
 
 

@@ -33,6 +33,8 @@ class Work:
     task: str
     items: Sequence[Item]
     conditions: Sequence[Condition]
+    pool: Sequence[Item] = ()
+    """Items out of which a control takes another item's image; empty where none does."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def run_work(
     settled: list[Record] = []
     for part in work:
         mine = shard(part.items, ranks.rank, ranks.world)
-        others = other_images(part.items, settings.seed)
+        others = other_images(mine, part.pool, settings.seed)
         for same_input in in_order(part.task, mine, part.conditions, others):
             left = []
             for request in same_input:

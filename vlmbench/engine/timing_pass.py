@@ -64,7 +64,7 @@ def _prepare(
     """Per condition `batch` rows of the same items; where the task has fewer, they come again."""
     if not conditions:
         return {}, []
-    others = other_images(items, settings.seed)
+    others = other_images(items, items, settings.seed)
     clean = conditions[0]
     chosen: list[Item] = []
     for item in sorted(items, key=lambda item: digest(settings.seed, "timing", item.id)):

@@ -12,6 +12,7 @@ from vlmbench.conditions import Part
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
+from vlmbench.engine.plan import shows_another_image
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.probe import check_keep, most_tokens, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
 """Logit gaps below which another batch shape may pick the other token, per dtype."""
+
+POOL = 512
+"""Items of a task out of which another item's image is taken, the same ones whatever the --limit."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class Session:
         preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size)
         unserved = self._unserved(answerer, preparer, plans)
         answerer = replace(answerer, needs=_needs(plans, unserved))
-        work = [Work(p.task.name, p.items, [v.condition for v in p.variations]) for p in plans]
+        work = [_work(plan, self.options.seed) for plan in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         everything = ((p.task.name, item) for p in plans for item in p.items)
         fresh = Freshness(everything, preparer.source_hash)
@@ -217,6 +221,12 @@ def _choose(task: Task, options: RunOptions, experiment: str) -> tuple[list[Item
     if not items:
         raise UsageError(f"task {task.name} has no items")
     return items, None if number is None or number >= task.n_total else number
+
+
+def _work(plan: TaskPlan, seed: int) -> Work:
+    conditions = [variation.condition for variation in plan.variations]
+    swaps = any(map(shows_another_image, conditions))
+    return Work(plan.task.name, plan.items, conditions, plan.task.items(POOL, seed) if swaps else ())
 
 
 def _pruners(plans: Sequence[TaskPlan]) -> list[Part]:
