@@ -214,7 +214,7 @@ class NotANumber(Pruner):
 
 @pytest.fixture
 def broken() -> Any:
-    entry = Entry("broken", NotANumber, "a test's", PRUNERS.get("random").params)
+    entry = Entry("broken", NotANumber, "a test's", PRUNERS.get("norm").params)
     PRUNERS.add(entry)
     yield entry
     PRUNERS._entries.pop("broken")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ import torch
 from runs import write_task
 
 from vlmbench.conditions import CLEAN, Condition
-from vlmbench.engine import timing_graph
-from vlmbench.engine.prepare import Preparer
+from vlmbench.engine import timing as timing_module
+from vlmbench.engine import timing_graph, timing_stages
+from vlmbench.engine.plan import Request
+from vlmbench.engine.prepare import Prepared, Preparer, Settled
 from vlmbench.engine.timing import (
     Timing,
     TimingSettings,
@@ -26,11 +30,13 @@ from vlmbench.engine.timing import (
 from vlmbench.engine.timing_bound import Probe, bound_of, measure_probe
 from vlmbench.engine.timing_pass import time_conditions, with_speeds
 from vlmbench.engine.timing_stages import Ready, Stages, before_llm, run_once
-from vlmbench.errors import UsageError
+from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.prune import PRUNERS
-from vlmbench.schema import Cell, Speed, Table
+from vlmbench.schema import Cell, Speed, State, Table
+from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_task
 
 NEW_TOKENS = 4
@@ -46,7 +52,7 @@ def stages(
         prefill=prefill,
         total=more.get("total", encode + prune + assemble + prefill + 100),
         visual_tokens=more.get("visual_tokens", 16.0),
-        lengths=(32, 32),
+        lengths=more.get("lengths", (32, 32)),
         new_tokens=NEW_TOKENS,
         peak_bytes=more.get("peak_bytes"),
     )
@@ -195,6 +201,184 @@ def timing(adapter: Adapter, task: Task) -> Timing:
     settings = TimingSettings(batch=2, new_tokens=NEW_TOKENS, repeats=5)
     preparer = Preparer(adapter, 0, {task.name: NEW_TOKENS})
     return time_conditions(preparer, task.name, task.items(), conditions, settings)
+
+
+@dataclass(frozen=True)
+class FakeRow:
+    """Stands for the tensors of an item."""
+
+    item: str
+    shown: tuple[str, ...]
+    length: int = 8
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    key: str
+
+
+class FakePreparer:
+    """Prepares all but the requests it is told to refuse."""
+
+    def __init__(self, adapter: Adapter, refused: set[tuple[str, str]] | None = None) -> None:
+        self.adapter, self.refused = adapter, refused or set()
+
+    def prepare(self, request: Request) -> Any:
+        if (request.condition.id, request.item.id) in self.refused:
+            return Settled(State.NOT_APPLICABLE, "refused")
+        row: Any = FakeRow(request.item.id, tuple(source.key for source in request.sources))
+        pixels: Any = None
+        return Prepared(request, request.item, pixels, "", row, None)
+
+
+class FakeClock:
+    """In place of `run_once`: notes who ran on which items; the pruned take half of clean's time, which is
+    the item's own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: str = "") -> None:
+        self.runs: list[tuple[str, list[FakeRow]]] = []
+        self.failing = failing
+        for module in (timing_module, timing_stages):
+            monkeypatch.setattr(module, "run_once", self.run_once)
+
+    def run_once(self, adapter: Any, ready: Any, new_tokens: int, graph: Any = None) -> Stages:
+        name = "clean" if ready.pruner is None else type(ready.pruner).__name__.lower()
+        if name == "random" and self.failing in {row.item for row in ready.rows}:
+            raise NotApplicableError("cannot serve this item")
+        self.runs.append((name, list(ready.rows)))
+        seconds = 10.0 * (1 + sum(int(row.item) for row in ready.rows))
+        took = seconds if name == "clean" else seconds / 2
+        return stages(took, lengths=(8,) * adapter.layers)
+
+    def repeats(self, warmups: int) -> list[dict[str, list[str]]]:
+        """Per repeat the items of each condition, the first passes left out."""
+        found: list[dict[str, list[str]]] = []
+        for name, rows in self.runs[warmups:]:
+            if not found or name in found[-1] or self._items(found[-1]) != [row.item for row in rows]:
+                found.append({})
+            found[-1][name] = [row.item for row in rows]
+        return found
+
+    @staticmethod
+    def _items(repeat: dict[str, list[str]]) -> list[str]:
+        return next(iter(repeat.values()))
+
+
+def items_of(count: int) -> list[Item]:
+    sources = [FakeSource(f"picture {i}") for i in range(count)]
+    return [Item(str(i), "what is it ?", (sources[i],), ("yes",), f"c{i}") for i in range(count)]
+
+
+def in_timing_order(items: list[Item]) -> list[str]:
+    return [x.id for x in sorted(items, key=lambda x: digest(0, "timing", x.id))]
+
+
+FAKE = {"clean": CLEAN, "random": pruned("random"), "norm": pruned("norm")}
+
+
+def fake_timing(preparer: Any, items: list[Item], batch: int = 1) -> Timing:
+    return time_conditions(preparer, "t", items, [*FAKE.values()], TimingSettings(batch=batch, repeats=5))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_each_repeat_times_items_of_its_own(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    clock, items = FakeClock(monkeypatch), items_of(12)
+    timing = fake_timing(FakePreparer(adapter), items, batch=batch)
+    order = in_timing_order(items)
+    expected = [order[start : start + batch] for start in range(0, 5 * batch, batch)]
+    assert [[row.item for row in rows] for _, rows in clock.runs[:3]] == [expected[0]] * 3
+    assert clock.repeats(3) == [dict.fromkeys(FAKE, own) for own in expected]
+    for name in ("random", "norm"):
+        (speed,) = timing.speeds[FAKE[name].id]
+        # clean's time differs from repeat to repeat, its ratio does not
+        assert (speed.prefill_speedup.low, speed.prefill_speedup.high, speed.repeats) == (2, 2, 5)
+    assert timing.notes == ()
+
+
+def test_samples_come_again_where_items_are_few(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, items = FakeClock(monkeypatch), items_of(5)
+    assert fake_timing(FakePreparer(adapter), items, batch=2).notes == ()
+    a, b, c, d, e = in_timing_order(items)
+    samples = [[a, b], [c, d], [e, a], [a, b], [c, d]]
+    assert clock.repeats(3) == [dict.fromkeys(FAKE, own) for own in samples]
+
+
+def test_what_does_not_apply_to_an_item_keeps_its_other_repeats(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, items = FakeClock(monkeypatch), items_of(12)
+    order = in_timing_order(items)
+    # in the first sample, which the others warm up with, and in the third
+    refused = {(FAKE["random"].id, order[i]) for i in (0, 5)}
+    timing = fake_timing(FakePreparer(adapter, refused), items, batch=2)
+    assert {name: [row.item for row in rows] for name, rows in clock.runs[:3]} == {
+        "clean": order[:2],
+        "random": order[2:4],
+        "norm": order[:2],
+    }
+    seen = clock.repeats(3)
+    assert [set(FAKE) - set(repeat) for repeat in seen] == [{"random"}, set(), {"random"}, set(), set()]
+    (speed,) = timing.speeds[FAKE["random"].id]
+    assert (speed.repeats, speed.ttft_ms.n, speed.prefill_speedup.n) == (3, 3, 3)
+    assert (speed.prefill_speedup.low, speed.prefill_speedup.high) == (2, 2)
+    assert [timing.speeds[FAKE[name].id][0].repeats for name in ("clean", "norm")] == [5, 5]
+    assert timing.notes == ()
+    nothing = FakePreparer(adapter, {(FAKE["random"].id, name) for name in order})
+    timing = fake_timing(nothing, items, batch=2)
+    assert list(timing.speeds) == [FAKE["clean"].id, FAKE["norm"].id]
+    assert timing.notes == (f"t: speed: {FAKE['random'].id} was not timed: refused",)
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_what_fails_on_an_item_keeps_its_other_repeats(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    items = items_of(12)
+    FakeClock(monkeypatch, failing=in_timing_order(items)[place])
+    timing = fake_timing(FakePreparer(adapter), items)
+    random = FAKE["random"].id
+    assert [timing.speeds[c.id][0].repeats for c in FAKE.values()] == [5, 4, 5]
+    assert timing.notes == (f"t: speed: {random} was left out of a sample: cannot serve this item",)
+
+
+def test_mode_graph_times_the_first_sample_in_every_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    def graph(inputs: Any) -> None: ...
+
+    clock = FakeClock(monkeypatch)
+    adapter: Any = SimpleNamespace(
+        device=torch.device("cuda"), layers=2, context=None, model=SimpleNamespace(dtype=torch.float32)
+    )
+    for name, value in (
+        ("warm_up", lambda *args: 0.5),
+        ("prefill_launch_share", lambda *args: 0.5),
+        ("measure_probe", lambda *args: Probe(flops=1e12, bytes=1e9)),
+        ("weight_bytes", lambda *args: 1),
+        ("prefill_macs_of", lambda *args: 1),
+        ("_graphs", lambda adapter, ready, notes: dict.fromkeys(ready, graph)),
+    ):
+        monkeypatch.setattr(timing_module, name, value)
+    items = items_of(12)
+    order = in_timing_order(items)
+    timing = fake_timing(FakePreparer(adapter, {(FAKE["norm"].id, order[0])}), items)
+    modes = {c: [(s.mode, s.repeats) for s in own] for c, own in timing.speeds.items()}
+    both = [("ops", 5), ("graph", 5)]
+    assert modes == {FAKE["clean"].id: both, FAKE["random"].id: both, FAKE["norm"].id: [("ops", 4)]}
+    for name in ("clean", "random"):
+        seen = sorted(rows[0].item for ran, rows in clock.runs if ran == name)
+        assert seen == sorted([*order[:5], *order[:1] * 5])
+
+
+def test_broken_items_lend_no_image(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, items = FakeClock(monkeypatch), items_of(4)
+    items[1:3] = [item.changed(meta={"error": "no such file"}) for item in items[1:3]]
+    conditions = [CLEAN, pruned("swapped")]
+    preparer: Any = FakePreparer(adapter)
+    timing = time_conditions(preparer, "t", items, conditions, TimingSettings(repeats=5))
+    assert timing.speeds[conditions[1].id][0].repeats == 5
+    shown = {(row.item, row.shown) for name, rows in clock.runs if name == "swapped" for row in rows}
+    assert shown == {("0", ("picture 3",)), ("3", ("picture 0",))}
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

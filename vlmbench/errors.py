@@ -43,6 +43,12 @@ class ItemError(VlmbenchError):
     exit_code = ExitCode.PARTIAL
 
 
+class ContractError(VlmbenchError):
+    """A method, perhaps a third party's, returned what its contract rules out."""
+
+    exit_code = ExitCode.USAGE
+
+
 class NotApplicableError(VlmbenchError):
     """A perturbation or method has no meaning for this item or model; the record says why."""
 

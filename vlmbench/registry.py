@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -205,7 +206,9 @@ def include_file(path: Path) -> None:
     spec = importlib.util.spec_from_file_location(f"vlmbench_included_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"--include {path}: no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that "module:Class" strings of its own find it
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"--include {path}: {type(error).__name__}: {error}") from error

@@ -14,7 +14,8 @@ Methods = Annotated[
     typer.Option(
         "--method",
         help="Methods to compare, each with its parameters: `zoo,divprune,zoo(estimator=sampled)`; "
-        "see `list pruners`. Controls are always beside them. [default: zoo,divprune,norm,visionzip,fastv]",
+        "see `list pruners`. Controls are always beside them. [default: zoo, exact and sampled, divprune, "
+        "norm, visionzip, fastv]",
         rich_help_panel=o.MODEL,
         show_default=False,
     ),
@@ -108,7 +109,7 @@ def prune(
 ) -> int:
     """How many visual tokens can go, and at what cost in accuracy?
 
-    Without options it compares five methods at three ratios, beside their controls, on the embedded demo
+    Without options it compares six methods at three ratios, beside their controls, on the embedded demo
     model, in about two minutes on two CPU cores.
 
     Examples:

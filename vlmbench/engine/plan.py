@@ -131,7 +131,8 @@ def other_images(
         start = seed_for(seed, item.id, "swapped")
         for step in range(len(pool)):
             other = pool[(start + step) % len(pool)]
-            if other.cluster != item.cluster and len(other.images) == len(item.images) > 0:
+            alike = len(other.images) == len(item.images) > 0 and not other.meta.get("error")
+            if alike and other.cluster != item.cluster:
                 found[item.id] = other.images
                 break
     return found

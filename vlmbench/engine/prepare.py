@@ -152,6 +152,8 @@ class Preparer:
         except NotApplicableError as reason:
             return Settled(State.NOT_APPLICABLE, str(reason))
         except ItemError as error:
+            if request.images:  # this item has nothing to do with it
+                return Settled(State.NOT_APPLICABLE, f"the other item's image: {error}")
             return Settled(State.ERROR, str(error))
         return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
 
@@ -229,10 +231,11 @@ class Preparer:
         for image in images:
             seen = self.adapter.native_resolution(image.size)
             size = pruner.size(seen.size, seen.tokens, pruner.budget(seen.tokens), seen.snap)
+            wanted = max(1, size[0] * size[1] // seen.snap**2)
             after = self.adapter.native_resolution(size).tokens
-            if after > seen.tokens:
+            if after > wanted:
                 raise NotApplicableError(
-                    f"the processor enlarges smaller images again: {after} tokens, not {seen.tokens}"
+                    f"the processor enlarges smaller images again: {after} tokens in place of {wanted}"
                 )
             found.append(image.resize(size, Resampling.BICUBIC))
         return tuple(found)

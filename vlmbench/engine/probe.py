@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part
-from vlmbench.engine.compute import Answerer, pruner_of
+from vlmbench.engine.compute import Answerer, is_out_of_memory, pruner_of
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer
-from vlmbench.errors import ItemError, NotApplicableError, UsageError
+from vlmbench.errors import ContractError, ItemError, NotApplicableError, UsageError
 from vlmbench.prune import PRUNERS
 
 if TYPE_CHECKING:
@@ -54,8 +54,15 @@ def _reason(answerer: Answerer, preparer: Preparer, request: Request) -> str | N
             alone.forward([prepared], 1, 1, {"encode": 0.0, "generate": 0.0})
     except UsageError as refusal:
         return str(refusal)
-    except (NotApplicableError, ItemError, RuntimeError):
-        return None  # of this item, budget or batch: its record will say it
+    except (NotApplicableError, ItemError):
+        return None  # of this item or budget: its record will say it
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        if isinstance(error, ContractError) or type(pruner).__module__.startswith("vlmbench."):
+            raise  # told already, or a defect of this package, not of somebody's method
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(f"pruner {request.condition.id} failed on item {request.item.id}: {what}") from error
     return None
 
 

@@ -1,8 +1,9 @@
 """The separate timing pass, from which every speed of a table comes.
 
-A seeded sample of a task's items makes one batch, which each condition goes through from pixels to the last
-token, nothing reused, several times. All conditions take turns in every repeat, clean among them, in an order
-drawn anew, so that what disturbs the machine disturbs all alike; speed-ups are ratios within a repeat.
+A seeded sample of a task's items is cut into batches, one for each repeat, which each condition goes through
+from pixels to the last token, nothing reused. All conditions take turns in every repeat on the same items,
+clean among them, in an order drawn anew, so that neither what disturbs the machine nor what makes an item
+large favours one; speed-ups are ratios within a repeat.
 """
 
 from __future__ import annotations
@@ -19,11 +20,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from vlmbench.engine import timing_graph
-from vlmbench.engine.timing_bound import bound_of, launch_share, measure_probe
-from vlmbench.engine.timing_stages import GraphPrefill, Ready, Stages, before_llm, inside, run_once
-from vlmbench.errors import ItemError, NotApplicableError, UsageError
-from vlmbench.metrics.cost import LlmShape, head_macs, prefill_macs
-from vlmbench.models.shape import llm_shape
+from vlmbench.engine.timing_bound import bound_of, measure_probe
+from vlmbench.engine.timing_stages import (
+    FAILURES,
+    GraphPrefill,
+    Ready,
+    Stages,
+    before_llm,
+    prefill_launch_share,
+    prefill_macs_of,
+    run_once,
+    told,
+    warm_up,
+    weight_bytes,
+)
+from vlmbench.errors import UsageError
 from vlmbench.schema import Estimate, Speed
 from vlmbench.seeds import seed_for
 
@@ -45,7 +56,8 @@ class TimingSettings:
     new_tokens: int = 8
     """Of every answer, whatever it says."""
     repeats: int = 7
-    """Six are the fewest whose extremes are a 95 % interval of the median."""
+    """Each on items of its own where there are enough. Six are the fewest whose extremes are a 95 % interval
+    of the median."""
     warmup: int = 1
     """Passes of each condition that are not counted."""
     seed: int = 0
@@ -76,9 +88,22 @@ class _Way:
 
 
 def time_ready(adapter: Adapter, ready: Mapping[str, Ready], settings: TimingSettings) -> Timing:
-    """Speeds of conditions that are ready; the first is the reference, clean. All have equally many rows.
+    """`time_samples` of a single sample, which every repeat times."""
+    return time_samples(adapter, {condition: [each] for condition, each in ready.items()}, settings)
 
-    A condition that fails is left out with a note, for which the run goes on; without clean there are none.
+
+def time_samples(
+    adapter: Adapter, ready: Mapping[str, Sequence[Ready | None]], settings: TimingSettings
+) -> Timing:
+    """Speeds of conditions that are ready; the first is the reference, clean.
+
+    ready: per condition the samples, of equally many rows each, in one order for all; None for a sample that
+    the condition does not apply to. Repeat r times sample r, behind the last from the first again; warm-up
+    and launch share are of the first sample that a condition works on. Mode `graph` times the first sample
+    only, in every repeat, and what works on it: a prompt of another length would need another capture.
+
+    A condition that fails on a sample is left out of its repeats, with a note; its figures are over the
+    repeats that it has. The run goes on; without clean there are no speeds.
     """
     if not ready:
         return Timing()
@@ -87,57 +112,82 @@ def time_ready(adapter: Adapter, ready: Mapping[str, Ready], settings: TimingSet
     graphs: dict[str, GraphPrefill] = {}
     ways: list[_Way] = []
     shares: dict[_Way, float | None] = {}
-
-    def once(way: _Way) -> Stages:
-        graph = graphs[way.condition] if way.mode == GRAPH else None
-        return run_once(adapter, ready[way.condition], settings.new_tokens, graph)
-
-    for condition in ready:
-        way = _Way(condition, OPS)
-        try:
-            for _ in range(max(1, settings.warmup)):
-                once(way)
-            shares[way] = _launch_share(adapter, ready[condition])
-        except (RuntimeError, ValueError, IndexError, TypeError, ItemError, NotApplicableError) as error:
-            notes.append(f"speed: {condition} was not timed: {' '.join(str(error).split())[:200]}")
-            if condition == reference:
-                return Timing({}, tuple(notes))
-        else:
+    timed: dict[str, dict[int, Ready]] = {}
+    order = list(range(len(ready[reference])))
+    for condition, samples in ready.items():
+        way, failures = _Way(condition, OPS), list[str]()
+        left = {i: each for i in order if (each := samples[i]) is not None}
+        shares[way] = warm_up(adapter, left, settings.new_tokens, settings.warmup, failures)
+        if failures or not left:
+            reason = failures[0] if failures else "it applies to no sample"
+            notes.append(
+                f"speed: {condition} was {'left out of a sample' if left else 'not timed'}: {reason}"
+            )
+        if left:
             ways.append(way)
+            timed[condition] = left
+        if condition == reference:
+            order = list(left)
+        if not order:
+            return Timing({}, tuple(notes))
+    first = {condition: own[order[0]] for condition, own in timed.items() if order[0] in own}
     if settings.graph and adapter.device.type == "cuda":
-        graphs |= _graphs(adapter, {way.condition: ready[way.condition] for way in ways}, notes)
+        graphs |= _graphs(adapter, first, notes)
         for condition in graphs:
             way = _Way(condition, GRAPH)
-            shares[way] = _launch_share(adapter, ready[condition], graphs[condition])
+            shares[way] = prefill_launch_share(adapter, first[condition], graphs[condition])
             ways.append(way)
-    samples = interleave(ways, once, settings.repeats, settings.seed)
-    shape, probe = _shape(adapter), measure_probe(adapter.device, adapter.model.dtype)
-    weights = _weight_bytes(adapter)
+
+    def once(repeat: int, way: _Way) -> Stages | None:
+        graph = graphs[way.condition] if way.mode == GRAPH else None
+        each = first[way.condition] if graph else timed[way.condition][order[repeat % len(order)]]
+        try:
+            return run_once(adapter, each, settings.new_tokens, graph)
+        except FAILURES as error:
+            notes.append(f"speed: {way.condition} was left out of a sample: {told(error)}")
+            return None
+
+    rounds = [
+        [way for way in ways if way.mode == GRAPH or order[r % len(order)] in timed[way.condition]]
+        for r in range(settings.repeats)
+    ]
+    turns = take_turns(rounds, once, settings.seed)
+    probe, weights = measure_probe(adapter.device, adapter.model.dtype), weight_bytes(adapter)
     speeds: dict[str, list[Speed]] = {}
     for way in ways:
-        own, clean = samples[way], samples[_Way(reference, way.mode)]
-        macs = None if shape is None else _macs(shape, own[0].lengths) * settings.batch
+        beside = _Way(reference, way.mode)
+        pairs = [(a, b) for turn in turns if (a := turn.get(way)) and (b := turn.get(beside))]
+        if not pairs:
+            continue
+        own, clean = [a for a, _ in pairs], [b for _, b in pairs]
         # the least disturbed, as the probe's
-        seconds = min(s.prefill for s in own) / 1e3
-        bound = bound_of(seconds, macs, weights, probe, shares[way])
-        speed = summarise(own, clean, ready[way.condition].stage, settings, way.mode, bound)
+        fastest = min(own, key=lambda s: s.prefill)
+        macs = prefill_macs_of(adapter, fastest.lengths, settings.batch)
+        bound = bound_of(fastest.prefill / 1e3, macs, weights, probe, shares[way])
+        stage = next(iter(timed[way.condition].values())).stage
+        speed = summarise(own, clean, stage, settings, way.mode, bound)
         speeds.setdefault(way.condition, []).append(speed)
-    return Timing(speeds, tuple(notes))
+    return Timing(speeds, tuple(dict.fromkeys(notes)))
 
 
 def interleave(
     keys: Sequence[Key], measure: Callable[[Key], Measured], repeats: int, seed: int
 ) -> dict[Key, list[Measured]]:
     """`repeats` measurements of each key; in every repeat each has its turn, in an order drawn by seed."""
-    found: dict[Key, list[Measured]] = {key: [] for key in keys}
-    order = list(keys)
+    turns = take_turns([keys] * repeats, lambda _, key: measure(key), seed)
+    return {key: [turn[key] for turn in turns] for key in keys}
+
+
+def take_turns(
+    rounds: Sequence[Sequence[Key]], measure: Callable[[int, Key], Measured], seed: int
+) -> list[dict[Key, Measured]]:
+    """`measure(i, key)` of the keys of each round i, in an order drawn by seed."""
     draw = random.Random(seed_for(seed, "timing"))
     with _no_garbage_collection():
-        for _ in range(repeats):
-            draw.shuffle(order)
-            for key in order:
-                found[key].append(measure(key))
-    return found
+        return [
+            {key: measure(i, key) for key in draw.sample(list(keys), len(keys))}
+            for i, keys in enumerate(rounds)
+        ]
 
 
 def summarise(
@@ -148,14 +198,13 @@ def summarise(
     mode: str = OPS,
     bound: str = "",
 ) -> Speed:
-    """The row of one condition; `own[i]` and `clean[i]` are of one repeat.
+    """The row of one condition; `own[i]` and `clean[i]` are of one repeat and of the same items.
 
     `method_ms` counts the pruner and what taking its tokens out of the prompt adds to assembling clean's;
     null where the method works in the language model (its time is in the prefill) or on the image (before
     all that is timed). `ttft_ms` counts the assembling too. Prefills of mode graph give no answer, so that
     their totals are null.
     """
-    assemble = statistics.median(s.assemble for s in clean)
     ttft = median_estimate([s.ttft for s in own])
     peaks = [s.peak_bytes for s in own if s.peak_bytes is not None]
     return Speed(
@@ -164,11 +213,11 @@ def summarise(
         repeats=len(own),
         mode=mode,
         bound=bound,
-        visual_tokens=own[0].visual_tokens,
+        visual_tokens=statistics.fmean(s.visual_tokens for s in own),
         encode_ms=statistics.median(s.encode for s in own),
         method_ms=None
         if stage in {"llm", "image"}
-        else statistics.median(s.prune + s.assemble for s in own) - assemble,
+        else statistics.median(a.prune + a.assemble - b.assemble for a, b in zip(own, clean, strict=True)),
         prefill_ms=statistics.median(s.prefill for s in own),
         ttft_ms=ttft,
         total_ms=median_estimate([s.total for s in own]),
@@ -223,23 +272,6 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _launch_share(adapter: Adapter, ready: Ready, graph: GraphPrefill | None = None) -> float | None:
-    """Of a prefill; None on a CPU. `generate` itself waits for the device: the model is called directly."""
-    if adapter.device.type != "cuda":
-        return None
-    batch = before_llm(adapter, ready)
-
-    def run() -> object:
-        if graph is not None:
-            return graph(batch.inputs)
-        with inside(adapter, ready, batch):
-            return adapter.model.base_model(**batch.inputs, use_cache=True)
-
-    run()
-    return launch_share(run, adapter.device)
-
-
-@torch.inference_mode()
 def _graphs(adapter: Adapter, ready: Mapping[str, Ready], notes: list[str]) -> dict[str, GraphPrefill]:
     """Prefills of one launch, for clean and the conditions that allow it; empty, with a note, where clean
     does not. What is selected inside the language model cannot be one: its choice waits for the device."""
@@ -258,29 +290,7 @@ def _graphs(adapter: Adapter, ready: Mapping[str, Ready], notes: list[str]) -> d
             run_once(adapter, each, 1, graph)
             found[condition] = graph
         except Exception as error:
-            notes.append(
-                f"speed: {condition} has no prefill of mode graph: {' '.join(str(error).split())[:200]}"
-            )
+            notes.append(f"speed: {condition} has no prefill of mode graph: {told(error)}")
             if not found:
                 return {}
     return found
-
-
-def _shape(adapter: Adapter) -> LlmShape | None:
-    try:
-        return llm_shape(adapter.model)
-    except UsageError:  # a mixture of experts
-        return None
-
-
-def _macs(shape: LlmShape, lengths: Sequence[int]) -> int:
-    return prefill_macs(shape, lengths) + head_macs(shape)
-
-
-def _weight_bytes(adapter: Adapter) -> int:
-    """Of the language model and its head, without the embeddings, of which a prefill reads a few rows."""
-    model = adapter.model
-    decoder = model.base_model.get_decoder()
-    weights = {id(p): p for layer in decoder.layers for p in layer.parameters()}
-    weights |= {id(p): p for p in model.get_output_embeddings().parameters()}
-    return sum(p.numel() * p.element_size() for p in weights.values())

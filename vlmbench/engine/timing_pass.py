@@ -9,12 +9,15 @@ from vlmbench.conditions import Condition
 from vlmbench.engine.compute import pruner_of
 from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
-from vlmbench.engine.timing import Timing, TimingSettings, time_ready
+from vlmbench.engine.timing import Timing, TimingSettings, time_samples
 from vlmbench.engine.timing_stages import Ready
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
 from vlmbench.schema import Table
 from vlmbench.seeds import digest
+
+Samples = Sequence[Sequence[Prepared] | None]
+"""The timed batches of one condition; None where it does not apply to one of the items."""
 
 
 def time_conditions(
@@ -24,23 +27,17 @@ def time_conditions(
     conditions: Sequence[Condition],
     settings: TimingSettings,
 ) -> Timing:
-    """Speeds of `conditions`, clean first, on the same sample of the task's items with images.
+    """Speeds of `conditions`, clean first, on `batch * repeats` of the task's items with images, if it has
+    so many: each repeat times a batch of its own, and all conditions the same one.
 
-    Conditions that do not apply to the sample are left out with a note. Raises UsageError where prompt and
-    new tokens exceed the model's context.
+    A condition that does not apply to an item of a batch is left out of its repeats, and one that applies
+    to no batch altogether, with a note. Raises UsageError where prompt and new tokens exceed the model's
+    context.
     """
     prepared, notes = _prepare(preparer, task, items, conditions, settings)
     _check_context(preparer, prepared, settings)
-    ready = {
-        condition: Ready(
-            [p.row for p in rows],
-            pruner_of(rows[0].request),
-            [prune_seeds(p.request, settings.seed) for p in rows],
-            settings.newline,
-        )
-        for condition, rows in prepared.items()
-    }
-    timing = time_ready(preparer.adapter, ready, settings)
+    ready = {condition: _ready(samples, settings) for condition, samples in prepared.items()}
+    timing = time_samples(preparer.adapter, ready, settings)
     return Timing(timing.speeds, (*(f"{task}: {note}" for note in (*notes, *timing.notes)),))
 
 
@@ -60,35 +57,38 @@ def _prepare(
     items: Sequence[Item],
     conditions: Sequence[Condition],
     settings: TimingSettings,
-) -> tuple[dict[str, list[Prepared]], list[str]]:
-    """Per condition `batch` rows of the same items; where the task has fewer, they come again."""
+) -> tuple[dict[str, Samples], list[str]]:
+    """Per condition the batches, of the same items for all, at most one for each repeat.
+
+    The last one, or the only one of a task with fewer items, is filled up with the first items.
+    """
     if not conditions:
         return {}, []
-    others = other_images(items, items, settings.seed)
-    clean = conditions[0]
-    chosen: list[Item] = []
+    others = other_images(items, [item for item in items if not item.meta.get("error")], settings.seed)
+    clean, size = conditions[0], settings.batch
+    chosen: list[dict[str, Prepared | Settled]] = []
     for item in sorted(items, key=lambda item: digest(settings.seed, "timing", item.id)):
-        if item.images and isinstance(_prepared(preparer, Request(task, item, clean), settings), Prepared):
-            chosen.append(item)
-        if len(chosen) == settings.batch:
+        if len(chosen) == size * settings.repeats:
             break
+        if item.images and isinstance(_prepared(preparer, Request(task, item, clean), settings), Prepared):
+            # all conditions of an item behind one another: what they share is prepared once
+            requests = [r for same_input in in_order(task, [item], conditions, others) for r in same_input]
+            chosen.append({r.condition.id: _prepared(preparer, r, settings) for r in requests})
     if not chosen:
         return {}, ["speed: no item with an image can be timed"]
     notes = []
-    if len(chosen) < settings.batch:
-        notes.append(f"speed: a batch of {settings.batch} repeats the task's {len(chosen)} items with images")
-    found: dict[str, list[Prepared]] = {}
+    if len(chosen) < size:
+        notes.append(f"speed: a batch of {size} repeats the task's {len(chosen)} items with images")
+    filled = list(islice(cycle(chosen), -(-len(chosen) // size) * size))
+    found: dict[str, Samples] = {}
     for condition in conditions:
-        rows = []
-        for item in islice(cycle(chosen), settings.batch):
-            ((request,),) = in_order(task, [item], [condition], others)
-            row = _prepared(preparer, request, settings)
-            if isinstance(row, Settled):
-                notes.append(f"speed: {condition.id} was not timed: {row.detail}")
-                break
-            rows.append(row)
+        rows = [each[condition.id] for each in filled]
+        samples = [_all_prepared(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if any(samples):
+            found[condition.id] = samples
         else:
-            found[condition.id] = rows
+            reason = next(row.detail for row in rows if isinstance(row, Settled))
+            notes.append(f"speed: {condition.id} was not timed: {reason}")
     return found, notes
 
 
@@ -96,11 +96,30 @@ def _prepared(preparer: Preparer, request: Request, settings: TimingSettings) ->
     return settle_early(request, settings.seed) or preparer.prepare(request)
 
 
-def _check_context(
-    preparer: Preparer, prepared: Mapping[str, Sequence[Prepared]], settings: TimingSettings
-) -> None:
+def _all_prepared(rows: Sequence[Prepared | Settled]) -> list[Prepared] | None:
+    prepared = [row for row in rows if isinstance(row, Prepared)]
+    return prepared if len(prepared) == len(rows) else None
+
+
+def _ready(samples: Samples, settings: TimingSettings) -> list[Ready | None]:
+    pruner = next(pruner_of(rows[0].request) for rows in samples if rows)
+    return [
+        None
+        if rows is None
+        else Ready(
+            [p.row for p in rows],
+            pruner,
+            [prune_seeds(p.request, settings.seed) for p in rows],
+            settings.newline,
+        )
+        for rows in samples
+    ]
+
+
+def _check_context(preparer: Preparer, prepared: Mapping[str, Samples], settings: TimingSettings) -> None:
     context = preparer.adapter.context
-    longest = max((p.row.length for rows in prepared.values() for p in rows), default=0)
+    batches = [rows for samples in prepared.values() for rows in samples if rows]
+    longest = max((p.row.length for rows in batches for p in rows), default=0)
     if context is not None and longest + settings.new_tokens > context:
         raise UsageError(
             f"timing: {longest} prompt + {settings.new_tokens} new tokens exceed the model's context of "

@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from vlmbench.errors import NotApplicableError
+from vlmbench.engine.timing_bound import launch_share
+from vlmbench.errors import ItemError, NotApplicableError, UsageError
+from vlmbench.metrics.cost import head_macs, prefill_macs
 from vlmbench.models.decoding import greedy_config
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.inside import InsideLog, prune_inside
 from vlmbench.models.pruning import Inside, Subject
+from vlmbench.models.shape import llm_shape
 
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
 GraphPrefill = Callable[[Mapping[str, Any]], None]
 """Reads the prompt whose arguments of `generate` it is given, without an answer."""
 
+FAILURES = (RuntimeError, ValueError, IndexError, TypeError, ItemError, NotApplicableError)
+"""What leaves a condition out of a batch, for which the run goes on."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """One condition on the requests of the timed batch."""
+    """One condition on the requests of one timed batch."""
 
     rows: Sequence[RowInputs]
     pruner: Pruner | None = None
@@ -182,6 +188,62 @@ def inside(adapter: Adapter, ready: Ready, batch: Assembled) -> Iterator[InsideL
     spans = Inside(ready.pruner, ready.seeds, ready.newline).spans(places, batch.visual)
     with prune_inside(adapter.model, ready.pruner, spans, ready.pruner.positions) as log:
         yield log
+
+
+@torch.inference_mode()
+def prefill_launch_share(adapter: Adapter, ready: Ready, graph: GraphPrefill | None = None) -> float | None:
+    """`launch_share` of a prefill; None on a CPU. `generate` itself waits for the device: the model is called
+    directly."""
+    if adapter.device.type != "cuda":
+        return None
+    batch = before_llm(adapter, ready)
+
+    def run() -> object:
+        if graph is not None:
+            return graph(batch.inputs)
+        with inside(adapter, ready, batch):
+            return adapter.model.base_model(**batch.inputs, use_cache=True)
+
+    run()
+    return launch_share(run, adapter.device)
+
+
+def warm_up(
+    adapter: Adapter, samples: dict[int, Ready], new_tokens: int, passes: int, failures: list[str]
+) -> float | None:
+    """Passes, one at least, of the first sample that works, and its launch share; those before it are taken
+    out, and in `failures` why."""
+    for i, ready in list(samples.items()):
+        try:
+            for _ in range(max(1, passes)):
+                run_once(adapter, ready, new_tokens)
+            return prefill_launch_share(adapter, ready)
+        except FAILURES as error:
+            failures.append(told(error))
+            del samples[i]
+    return None
+
+
+def told(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def prefill_macs_of(adapter: Adapter, lengths: Sequence[int], rows: int) -> int | None:
+    """Of a batch's prefill and head; None for a mixture of experts."""
+    try:
+        shape = llm_shape(adapter.model)
+    except UsageError:
+        return None
+    return rows * (prefill_macs(shape, lengths) + head_macs(shape))
+
+
+def weight_bytes(adapter: Adapter) -> int:
+    """Of the language model and its head, without the embeddings, of which a prefill reads a few rows."""
+    model = adapter.model
+    decoder = model.base_model.get_decoder()
+    weights = {id(p): p for layer in decoder.layers for p in layer.parameters()}
+    weights |= {id(p): p for p in model.get_output_embeddings().parameters()}
+    return sum(p.numel() * p.element_size() for p in weights.values())
 
 
 def exact_length(model: Any, new_tokens: int, pad_id: int) -> GenerationConfig:

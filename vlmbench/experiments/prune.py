@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
 from vlmbench.errors import UsageError
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
     from vlmbench.experiments.session import Finished, Result
     from vlmbench.experiments.tables import TaskPlan
-    from vlmbench.schema import Table
+    from vlmbench.schema import Cell, Table
 
-METHODS = "zoo,divprune,norm,visionzip,fastv"
+METHODS = "zoo,zoo(estimator=sampled),divprune,norm,visionzip,fastv"
 """Compared where none are named."""
 
 CONTROLS = ("random", "uniform", "pool", "downsample")
@@ -65,10 +65,11 @@ class PruneOptions:
     @property
     def budgets(self) -> list[dict[str, str]]:
         """One mapping per budget, as text: `{"ratio": "0.9"}`."""
-        name, text = ("keep", self.keeps) if self.keeps is not None else ("ratio", self.ratios or RATIOS)
-        values = [value.strip() for value in text.split(",") if value.strip()]
-        if not values:
-            raise UsageError(f"--{name} names no budget: got {text!r}")
+        ratios = RATIOS if self.ratios is None else self.ratios
+        name, text = ("keep", self.keeps) if self.keeps is not None else ("ratio", ratios)
+        values = [value.strip() for value in text.split(",")]
+        if not all(values):
+            raise UsageError(f"--{name} names an empty budget: got {text!r}")
         if name == "keep" and any(not v.isdecimal() or int(v) < 1 for v in values):
             raise UsageError(f"--keep must be whole numbers above 0: got {text!r}")
         return [{name: value} for value in values]
@@ -172,6 +173,18 @@ def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], 
     from vlmbench.engine.timing_pass import time_conditions, with_speeds
 
     table = finished.table
+    wanted = {
+        "repeats": prune.timing_repeats,
+        "batches": list(prune.timing_batches),
+        "new_tokens": list(prune.timing_tokens),
+    }
+    known = _known_speeds(finished, wanted)
+    plan = {**table.plan, "timing": wanted}
+    if known is not None:
+        cells = [
+            cell.model_copy(update={"speed": known[cell.task, cell.condition].speed}) for cell in table.cells
+        ]
+        return table.model_copy(update={"cells": cells, "plan": plan})
     for batch, tokens in product(prune.timing_batches, prune.timing_tokens):
         settings = TimingSettings(
             batch=batch,
@@ -181,11 +194,21 @@ def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], 
             newline=prune.newline,
         )
         timings = {}
-        for plan in plans:
-            served = {c.condition for c in table.cells if c.task == plan.task.name and c.n}
-            conditions = [v.condition for v in plan.variations if v.condition.id in served]
-            timings[plan.task.name] = time_conditions(
-                finished.preparer, plan.task.name, plan.items, conditions, settings
+        for task in plans:
+            served = {c.condition for c in table.cells if c.task == task.task.name and c.n}
+            conditions = [v.condition for v in task.variations if v.condition.id in served]
+            timings[task.task.name] = time_conditions(
+                finished.preparer, task.task.name, task.items, conditions, settings
             )
         table = with_speeds(table, timings)
-    return table
+    return table.model_copy(update={"plan": plan})
+
+
+def _known_speeds(finished: Finished, wanted: dict[str, Any]) -> dict[tuple[str, str], Cell] | None:
+    """The cells of an earlier session of this run that measured the same on the same hardware."""
+    before = finished.before
+    if before is None or before.plan.get("timing") != wanted:
+        return None
+    if before.environment.get("hardware") != finished.table.environment.get("hardware"):
+        return None
+    return {(cell.task, cell.condition): cell for cell in before.cells}

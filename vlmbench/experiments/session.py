@@ -23,10 +23,12 @@ from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.tables import TaskPlan, build_table
 from vlmbench.items import Item
 from vlmbench.metrics.cost import LlmShape
+from vlmbench.models import families
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.shape import llm_shape
 from vlmbench.prune import PRUNERS
+from vlmbench.prune.forms import Linear
 from vlmbench.schema import Record, Table
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_tasks
@@ -62,7 +64,8 @@ class Finished:
     table: Table
     records: Mapping[tuple[str, str, str], Record]
     preparer: Preparer
-    folder: Path
+    before: Table | None
+    """What an earlier session of the same run wrote."""
 
 
 class Session:
@@ -124,6 +127,7 @@ class Session:
         )
         preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size)
         unserved = self._unserved(answerer, preparer, plans)
+        self.notes += self._sensitivity_notes(plans, unserved)
         answerer = replace(answerer, needs=_needs(plans, unserved))
         work = [_work(plan, self.options.seed) for plan in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
@@ -135,8 +139,12 @@ class Session:
             records = read_records(folder, fresh)
             table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
             if self.ranks.main:
-                table = finish(Finished(table, records, preparer, folder))
-                table_io.write_text_atomically(folder / "table.json", table_io.dump_table(table))
+                path = folder / "table.json"
+                before = table_io.read_table(path) if path.exists() else None
+                # what is added may take long, and may be interrupted
+                table_io.write_text_atomically(path, table_io.dump_table(table))
+                table = finish(Finished(table, records, preparer, before))
+                table_io.write_text_atomically(path, table_io.dump_table(table))
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]
             raise
@@ -159,6 +167,18 @@ class Session:
         if asked and asked <= reasons.keys():
             raise UsageError(reasons[next(iter(asked))])
         return reasons
+
+    def _sensitivity_notes(self, plans: Sequence[TaskPlan], unserved: Mapping[str, str]) -> list[str]:
+        """What zoo's scores are on this family, and what a low rank leaves out."""
+        parts = [p for p in _pruners(plans) if p.name == "zoo" and p.label not in unserved]
+        if not parts:
+            return []
+        form = self.adapter.projector.form
+        notes = [families.describe_sensitivity(self.adapter.model)]
+        for rank in sorted({int(p.parameters["rank"]) for p in parts} - {0}):
+            if form is not None and not isinstance(form, Linear):
+                notes.append(f"zoo(rank={rank}): {100 * form.residual(rank):.3g} % of the trace left out")
+        return notes
 
     def _llm(self) -> LlmShape | None:
         try:

@@ -85,7 +85,8 @@ def wilson(share: float, n: float, z: float = _Z) -> tuple[float, float]:
     z2 = z * z
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * (share * (1 - share) / n + z2 / (4 * n * n)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if share == 0 else low, 1.0 if share == 1 else high
 
 
 def at_bound(value: float, bound: float | None) -> bool:

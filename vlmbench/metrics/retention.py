@@ -82,7 +82,8 @@ def smallest_detectable_difference(
     (t_{1 - alpha/2} + t_{power}) x SE of the paired difference, clustered, t with clusters - 1 degrees of
     freedom (Miller 2024, arXiv 2411.00640, with normal quantiles): a two-sided test at level `alpha` finds a
     difference of this size with probability `power`. None where the items scored on both sides lie in fewer
-    than two clusters or no score differs: then nothing is known of the error.
+    than two clusters or no score differs, when nothing is known of the error, and where not even a difference
+    of 1 would be found.
     """
     from scipy.special import stdtrit
 
@@ -95,7 +96,8 @@ def smallest_detectable_difference(
     if difference.se is None or difference.se <= _NO_VARIANCE:
         return None
     df = len(np.unique(outcomes.cluster[used])) - 1
-    return float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power)) * difference.se
+    found = float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power)) * difference.se
+    return found if found <= 1 else None
 
 
 def keep_at(share_of_retention: float, points: Points) -> Estimate:

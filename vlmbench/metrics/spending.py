@@ -14,12 +14,12 @@ def _per_layer(record: Record, layers: int) -> list[int]:
     return record.layer_tokens or [record.visual_tokens or 0] * layers
 
 
-def tokens(records: Sequence[Record]) -> Tokens | None:
+def tokens(llm: LlmShape | None, records: Sequence[Record]) -> Tokens | None:
     """Means over the records; None where none has any."""
     told = [record for record in records if record.visual_tokens is not None]
     if not told:
         return None
-    layers = max(len(record.layer_tokens or [0]) for record in told)
+    layers = llm.layers if llm else max(len(record.layer_tokens or [0]) for record in told)
     entering = np.mean([_per_layer(record, layers) for record in told], axis=0)
     return Tokens(
         before=float(np.mean([record.visual_tokens for record in told])),

@@ -169,7 +169,7 @@ def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell
         if is_reference
         else None,
         tie=[int(i) for i in np.flatnonzero(arrays.tie[:, j])],
-        tokens=tokens(counted) if condition.prune else None,
+        tokens=tokens(result.llm, counted) if condition.prune else None,
         cost=cost(result.llm, result.value_bytes, counted),
         timing=_timing([record for record in records if record is not None]),
     )

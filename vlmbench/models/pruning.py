@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmbench.errors import NotApplicableError
+from vlmbench.errors import ContractError, NotApplicableError
 from vlmbench.models.features import ImageFeatures, ImageTokens, VisualInput
 from vlmbench.models.inside import ImageSpan
 from vlmbench.prune.base import Context
@@ -152,8 +152,23 @@ def _take(tensor: Any, at: Tensor, n: int) -> Any:
 def _select(pruner: Pruner, images: Sequence[_Image]) -> list[Tensor]:
     """Per image the indices of the image tokens that stay."""
     some = [image for image in images if image.k]
-    chosen = iter(pruner.select_many([i.context for i in some], [i.k for i in some]) if some else ())
+    found = pruner.select_many([i.context for i in some], [i.k for i in some]) if some else []
+    for image, indices in zip(some, found, strict=True):
+        _check_selection(pruner, indices, image.k, len(image.at))
+    chosen = iter(found)
     return [next(chosen).to(i.at.device) if i.k else i.at[:0] for i in images]
+
+
+def _check_selection(pruner: Pruner, indices: Tensor, k: int, n: int) -> None:
+    """Raises ContractError where a method, perhaps a third party's, breaks the contract of `select`: unsorted
+    or repeated ids would give the model tokens in the wrong places, silently."""
+    rising = indices.ndim == 1 and bool((indices.diff() > 0).all())
+    inside = rising and len(indices) > 0 and bool((indices[0] >= 0) & (indices[-1] < n))
+    if not inside or (len(indices) != k and not pruner.adaptive):
+        raise ContractError(
+            f"pruner {type(pruner).__name__} broke its contract: select must return {k} indices below {n}, "
+            f"ascending and distinct: got {str(indices.tolist())[:80]}"
+        )
 
 
 def _selected(image: _Image, chosen: Tensor) -> VisualInput:

@@ -29,7 +29,7 @@ PRUNERS = Registry(
         Entry(
             "zoo",
             f"{_HERE}.zoo:Zoo",
-            "sensitivity of the projector x diversity (ZOO-Prune)",
+            "sensitivity of the projector x diversity (ZOO-Prune); divprune where that is constant",
             (
                 *BUDGET,
                 Param(
@@ -66,7 +66,13 @@ PRUNERS = Registry(
             (*_INSIDE, Param("K", 2, "the cut lies before this layer", low=1)),
             source="arXiv 2403.06764",
         ),
-        Entry("random", f"{_HERE}.random:Random", "a random subset", BUDGET, source="control"),
+        Entry(
+            "random",
+            f"{_HERE}.random:Random",
+            "a random subset",
+            (*BUDGET, Param("draw", 0, "number of the draw: each is another subset", low=0)),
+            source="control",
+        ),
         Entry("uniform", f"{_HERE}.uniform:Uniform", "an even grid", BUDGET, source="control"),
         Entry("pool", f"{_HERE}.pool:Pool", "average-pooled feature grid", BUDGET, source="control"),
         Entry(

@@ -44,15 +44,15 @@ class FastV(Pruner):
                 f" this one has {layers}; use a smaller K"
             )
         k = self.budget(n)
-        after = math.floor((layers * k - self.K * n) / (layers - self.K) + 0.5)
-        if after < 1:
+        spare = layers * k - self.K * n
+        if spare <= 0:
             least = self.K / layers
             raise NotApplicableError(
                 f"fastv(K={self.K}) cannot keep {_percent(k / n)} of the tokens averaged over {layers}"
                 f" layers: layers before the cut alone are {_percent(least)};"
                 f" keep more than {_percent(least)} (ratio below {1 - least:.4g}) or use a smaller K"
             )
-        return (Cut(self.K, after),)
+        return (Cut(self.K, max(1, math.floor(spare / (layers - self.K) + 0.5))),)
 
     def score(self, ctx: Context) -> Tensor:
         if ctx.llm_attention is None:

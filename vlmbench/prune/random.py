@@ -20,8 +20,10 @@ class Random(Pruner):
 
     Control.
 
-    Parameters: ratio, keep, positions (see Pruner).
+    Parameters: ratio, keep, positions (see Pruner); draw, which of many subsets, for the spread over them.
     """
+
+    draw: int = 0
 
     def select(self, ctx: Context, k: int) -> Tensor:
         check_finite(ctx.features, "visual features")

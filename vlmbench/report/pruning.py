@@ -8,6 +8,7 @@ from vlmbench.report.figures import Section, percent, short_percent
 from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
+COSTS = ("prefill_macs", "kv_bytes")
 
 
 def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
@@ -32,6 +33,7 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
     lines = []
     if clean is not None:
         lines.append(f"full model: accuracy {percent(clean.metrics.get('accuracy'))} %")
+        lines.append(_cost_line(clean))
     gain = next((g for cell in pruned for g in [cell.metrics.get("image_gain")] if g is not None), None)
     if gain is not None:
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
@@ -43,8 +45,15 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
             f"{max(sizes):.1f} points, the larger for methods that change more answers"
         )
     rows = [_accuracy_row(cell, clean) for cell in pruned]
-    columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs")
+    columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs", "KV")
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
+
+
+def _cost_line(clean: Cell) -> str:
+    macs, kv = (clean.cost.get(name) for name in COSTS)
+    if macs is None or kv is None:
+        return "MACs and KV cache are not counted for this architecture"
+    return f"its prefill: {macs / 1e9:.3g} GMACs in the language model, {kv / 1e6:.3g} MB of KV cache"
 
 
 def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
@@ -59,7 +68,7 @@ def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
         figure("retention_above_blind"),
         figure("loyalty"),
         _tokens(cell.tokens),
-        _share(cell.cost.get("prefill_macs"), clean.cost.get("prefill_macs") if clean else None),
+        *(_share(cell.cost.get(name), clean.cost.get(name) if clean else None) for name in COSTS),
     )
 
 
@@ -95,10 +104,12 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
             for speed in cell.speed
             if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
         ]
-        columns = ("method", "ratio", "select", "prefill ×", "ttft", "ttft ×", "all ×", "bound")
+        peak = any(s.peak_bytes is not None for cell in timed for s in cell.speed)
+        columns = ["method", "ratio", "select", "prefill ×", "ttft", "ttft ×", "all ×", "bound"]
+        columns += ["peak MB"] * peak
         unit = "token" if new_tokens == 1 else "tokens"
         title = f"{block.task}: speed · batch {batch} · {new_tokens} new {unit} · {mode} · ms, medians"
-        yield Section(title, (), columns, tuple(rows))
+        yield Section(title, (), tuple(columns), tuple(rows))
 
 
 def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
@@ -111,6 +122,7 @@ def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
         _times(speed.ttft_speedup),
         _times(speed.total_speedup, short=True),
         speed.bound,
+        *(() if speed.peak_bytes is None else (f"{speed.peak_bytes / 1e6:.0f}",)),
     )
 
 

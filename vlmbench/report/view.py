@@ -53,6 +53,8 @@ def _times(table: Table) -> Iterator[str]:
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     """What perturbations do to the full model, then to each pruned one."""
     mine = [s for s in table.summaries if s.task == block.task and "condition" not in s.group]
+    if any("prune" in s.group for s in mine):
+        yield _crossing_section(table, block, mine)
     for pruner in dict.fromkeys(s.group.get("prune", "") for s in mine):
         own = [
             s.model_copy(update={"group": {k: v for k, v in s.group.items() if k != "prune"}})
@@ -61,6 +63,30 @@ def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         ]
         for section in _stability_sections(table, block, own, pruner):
             yield replace(section, title=f"{section.title} · {pruner}") if pruner else section
+
+
+def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summary]) -> Section:
+    """A row per model: how loyal it is to the full one, and how stable against itself."""
+    cells = {cell.condition: cell for cell in table.cells if cell.task == block.task}
+    rows = []
+    for pruner in dict.fromkeys(s.group.get("prune", "") for s in summaries):
+        axes = {
+            s.group["axis"]: s.metrics
+            for s in summaries
+            if s.group.get("prune", "") == pruner and s.group.keys() <= {"axis", "prune"}
+        }
+        own = cells[pruner or "clean"].metrics
+        rows.append(
+            (
+                pruner or "full model",
+                percent(own.get("accuracy")),
+                short_percent(own.get("loyalty")) if pruner else "100.0",
+                *(percent(axes.get(axis, {}).get("flip_rate")) for axis in ("image", "question")),
+            )
+        )
+    columns = ("model", "accuracy %", "loyal %", "image flips %", "question flips %")
+    title = f"{block.task}: loyalty to the full model, and stability of each model against itself"
+    return Section(title, (), columns, tuple(rows))
 
 
 def _stability_sections(
