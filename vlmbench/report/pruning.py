@@ -49,6 +49,11 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
 
 
+def _name(cell: Cell) -> str:
+    """`zoo(sampled)`: what has a value of its own goes without its parameter's name."""
+    return cell.family.replace("estimator=", "")
+
+
 def _cost_line(clean: Cell) -> str:
     macs, kv = (clean.cost.get(name) for name in COSTS)
     if macs is None or kv is None:
@@ -61,7 +66,7 @@ def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
         return short_percent(cell.metrics.get(name))
 
     return (
-        cell.family,
+        _name(cell),
         cell.strength or "-",
         percent(cell.metrics.get("accuracy")),
         figure("retention"),
@@ -88,7 +93,7 @@ def _group_section(block: TaskBlock, name: str, cells: Sequence[Cell], groups: S
     labels = sorted({s.group[name] for s in groups})
     found = {(s.group["condition"], s.group[name]): s.metrics.get("accuracy") for s in groups}
     rows = tuple(
-        (cell.family, cell.strength or "-", *(short_percent(found.get((cell.condition, x))) for x in labels))
+        (_name(cell), cell.strength or "-", *(short_percent(found.get((cell.condition, x))) for x in labels))
         for cell in cells
     )
     return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows)
@@ -114,7 +119,7 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
 
 def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
     return (
-        cell.family or "clean",
+        _name(cell) or "clean",
         cell.strength or "-",
         _ms(speed.method_ms),
         _times(speed.prefill_speedup, short=True),
