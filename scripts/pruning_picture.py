@@ -96,7 +96,9 @@ def draw(table: Table, target: Path) -> None:
     figure = plt.figure(figsize=(11, 4.5), dpi=110)
     grid = figure.add_gridspec(1, 2, width_ratios=[1.2, 1], wspace=0.17)
     images(example(table), figure, grid[0])
-    curves(figure.add_subplot(grid[1]), table, table.tasks[0].task)
+    # one line per method: its variants with other parameters are in the table
+    plain = table.model_copy(update={"cells": [cell for cell in table.cells if "(" not in cell.family]})
+    curves(figure.add_subplot(grid[1]), plain, table.tasks[0].task)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, bbox_inches="tight", facecolor="white")
 
