@@ -162,7 +162,8 @@ def test_panels_show_the_tokens_of_the_records(family: str, ran: Callable[[str],
                 assert 0 < panel.kept <= panel.total or panel.name == "downsample"
                 seen.add(panel.name)
     assert {"divprune", "visionzip", "fastv(K=1)", "random", "uniform", "pool"} <= seen
-    assert ("downsample" in seen) == (family == "qwen2_vl")
+    # fixed resolution, or a processor that enlarges such small pictures again
+    assert "downsample" not in seen
 
 
 @pytest.mark.parametrize("newline", ["counted", "kept", "dropped"])
@@ -313,8 +314,8 @@ def test_curves_name_every_method(ran: Callable[[str], Ran], tmp_path: Path) -> 
     table = ran("qwen2_vl").table
     lines = lines_of(table, "own")
     names = [line.name for line in lines]
-    assert names == ["divprune", "visionzip", "fastv(K=1)", "random", "uniform", "pool", "downsample"]
-    assert [line.control for line in lines] == [False] * 3 + [True] * 4
+    assert names == ["divprune", "visionzip", "fastv(K=1)", "random", "uniform", "pool"]
+    assert [line.control for line in lines] == [False] * 3 + [True] * 3
     for line in lines:
         removed = [point.removed for point in line.points]
         assert removed == sorted(removed)
