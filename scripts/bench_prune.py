@@ -118,7 +118,7 @@ def bench_prefill(
     yield from line(section, "full: prefill", column("full", 2), "ms")
     for k in keeps:
         yield from line(section, f"ideal speed-up, natively {k} tokens", over("full", f"native {k}"), "x")
-        yield from line(section, "  the same without padding to 32", over("full", f"unpadded {k}"), "x")
+        yield from line(section, "  the same without padding", over("full", f"unpadded {k}"), "x")
         for name in BEFORE_LLM:
             share = over(f"native {k}", f"{name} {k}")
             yield from line(section, f"{name} {k}: share of the ideal", share, aim=0.9, at_most=False)
