@@ -278,3 +278,50 @@ def test_a_spec_keeps_its_own_budget_and_positions() -> None:
     ids = [v.condition.id for v in variations(PruneOptions(methods="zoo@0.9,zoo", ratios="0.9"))]
     assert ids.count("zoo(ratio=0.9)") == 1
     assert {Condition(prune=PRUNERS.get(name).part()).id for name in FIXED} <= set(ids)
+
+
+INCLUDED = """
+from dataclasses import dataclass
+import torch
+from vlmbench.prune import BUDGET, PRUNERS
+from vlmbench.prune.base import Pruner
+from vlmbench.registry import Entry
+
+@dataclass(frozen=True, kw_only=True)
+class First(Pruner):
+    def score(self, ctx):
+        return -torch.arange(float(ctx.n))
+
+@dataclass(frozen=True, kw_only=True)
+class Empty(Pruner):
+    pass
+
+PRUNERS.add(Entry("first-{tag}", __name__ + ":First", "the first tokens", BUDGET))
+PRUNERS.add(Entry("empty-{tag}", Empty, "defines nothing", BUDGET))
+"""
+
+
+@pytest.mark.parametrize("command", ["prune", "perturb"])
+def test_an_included_pruner_serves_both_commands(
+    command: str, tiny_model: Tiny, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name as "module:Class"; the file is read before any name is looked up."""
+    from vlmbench.cli.app import run as vlmbench
+
+    mine = tmp_path / f"mine_{command}.py"
+    mine.write_text(INCLUDED.replace("{tag}", command))
+    common = [command, "--model", str(tiny_model("llava")), "--task", str(task), "--include", str(mine)]
+    own = {
+        "prune": ["--method", "first-prune@0.5", "--timing-repeats", "0"],
+        "perturb": ["--prune", "first-perturb@0.5", "--perturb", "shift(dx=2)", "--newline", "dropped"],
+    }
+    try:
+        assert vlmbench([*common, *own[command], "--out", str(tmp_path / "run")]) == 0
+        cells = {cell.condition: cell for cell in Table.read(tmp_path / "run").cells}
+        assert cells[f"first-{command}(ratio=0.5)"].n == 6
+        bad = [word.replace("first-", "empty-") for word in own[command]]
+        assert vlmbench([*common[:-2], *bad, "--out", str(tmp_path / "bad")]) == 2
+        assert "pruner Empty does not define score or select" in capsys.readouterr().err
+    finally:
+        for name in ("first", "empty"):
+            PRUNERS._entries.pop(f"{name}-{command}")

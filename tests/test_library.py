@@ -545,7 +545,7 @@ def test_two_models_two_blocks(load: Load) -> None:
 # ----------------------------------------------------------------------------------------------- refused
 
 
-def refused(match: str, model: Any, *args: Any, **kwargs: Any) -> None:
+def assert_refused(match: str, model: Any, *args: Any, **kwargs: Any) -> None:
     before = trace(model) if isinstance(model, torch.nn.Module) else None
     with pytest.raises(UsageError, match=match) as caught, vlmbench.pruning(model, *args, **kwargs):
         pass
@@ -555,29 +555,31 @@ def refused(match: str, model: Any, *args: Any, **kwargs: Any) -> None:
 
 def test_bad_arguments_in_one_line(load: Load) -> None:
     model = load("llava").model
-    refused("unknown pruner 'zo': did you mean 'zoo'", model, "zo", ratio=0.5)
-    refused(r"ratio must be in \[0, 1\): got 1.2", model, "zoo", ratio=1.2)
-    refused(r"ratio must be in \[0, 1\): got 1", model, "zoo@1")
-    refused(r"ratio must be in \[0, 1\): got 1.5", model, Random(ratio=1.5))
-    refused("keep must be in", model, "zoo", keep=-1)
-    refused("keep must be in", model, Random(keep=-1))
-    refused("give a budget", model, "zoo")
-    refused("give a budget", model, "zoo", keep=0)
-    refused("same budget", model, "zoo", ratio=0.5, keep=8)
-    refused("same budget", model, "zoo@0.5", keep=8)
-    refused("ratio is given twice", model, "zoo@0.5", ratio=0.5)
-    refused("m is given twice", model, "zoo(m=8)", ratio=0.5, m=16)
-    refused("no parameter 'mm'", model, "zoo", ratio=0.5, mm=8)
-    refused("estimator='exakt' is unknown: did you mean 'exact'", model, "zoo", ratio=0.5, estimator="exakt")
-    refused("no parameter 'ratio'", model, "blind", ratio=0.5)
-    refused("where it is made", model, Random(ratio=0.5), ratio=0.5)
-    refused("newline must be one of", model, "zoo", ratio=0.5, newline="some")
-    refused("downsample .* use pool", model, "downsample", ratio=0.5)
-    refused("swapped .* use blind", model, "swapped")
-    refused("Swapped .* use blind", model, get("swapped")())
-    refused("got Adapter; pass its .model", load("llava").adapter, "zoo", ratio=0.5)
-    refused("got Linear$", torch.nn.Linear(1, 1), "zoo", ratio=0.5)
-    refused("got LlamaModel$", model.base_model.get_decoder(), "zoo", ratio=0.5)
+    assert_refused("unknown pruner 'zo': did you mean 'zoo'", model, "zo", ratio=0.5)
+    assert_refused(r"ratio must be in \[0, 1\): got 1.2", model, "zoo", ratio=1.2)
+    assert_refused(r"ratio must be in \[0, 1\): got 1", model, "zoo@1")
+    assert_refused(r"ratio must be in \[0, 1\): got 1.5", model, Random(ratio=1.5))
+    assert_refused("keep must be in", model, "zoo", keep=-1)
+    assert_refused("keep must be in", model, Random(keep=-1))
+    assert_refused("give a budget", model, "zoo")
+    assert_refused("give a budget", model, "zoo", keep=0)
+    assert_refused("same budget", model, "zoo", ratio=0.5, keep=8)
+    assert_refused("same budget", model, "zoo@0.5", keep=8)
+    assert_refused("ratio is given twice", model, "zoo@0.5", ratio=0.5)
+    assert_refused("m is given twice", model, "zoo(m=8)", ratio=0.5, m=16)
+    assert_refused("no parameter 'mm'", model, "zoo", ratio=0.5, mm=8)
+    assert_refused(
+        "estimator='exakt' is unknown: did you mean 'exact'", model, "zoo", ratio=0.5, estimator="exakt"
+    )
+    assert_refused("no parameter 'ratio'", model, "blind", ratio=0.5)
+    assert_refused("where it is made", model, Random(ratio=0.5), ratio=0.5)
+    assert_refused("newline must be one of", model, "zoo", ratio=0.5, newline="some")
+    assert_refused("downsample .* use pool", model, "downsample", ratio=0.5)
+    assert_refused("swapped .* use blind", model, "swapped")
+    assert_refused("Swapped .* use blind", model, get("swapped")())
+    assert_refused("got Adapter; pass its .model", load("llava").adapter, "zoo", ratio=0.5)
+    assert_refused("got Linear$", torch.nn.Linear(1, 1), "zoo", ratio=0.5)
+    assert_refused("got LlamaModel$", model.base_model.get_decoder(), "zoo", ratio=0.5)
 
 
 def test_text_only_models_are_refused() -> None:
@@ -586,14 +588,14 @@ def test_text_only_models_are_refused() -> None:
     config = LlamaConfig(
         hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
     )
-    refused("LlamaForCausalLM takes no encoded images", LlamaForCausalLM(config), "zoo", ratio=0.5)
+    assert_refused("LlamaForCausalLM takes no encoded images", LlamaForCausalLM(config), "zoo", ratio=0.5)
 
 
 def test_nested_blocks_are_refused(load: Load) -> None:
     loaded = load("llava")
     with vlmbench.pruning(loaded.model, "zoo", ratio=0.75) as outer:
         inside = trace(loaded.model)
-        refused("leave that block first", loaded.model, "random", ratio=0.5)
+        assert_refused("leave that block first", loaded.model, "random", ratio=0.5)
         assert trace(loaded.model) == inside
         loaded.generate(loaded.inputs(0))
         assert outer.last is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -59,14 +58,9 @@ def check(
       vlmbench check --model path/to/model --method zoo,fastv
       vlmbench check --include my_pruner.py --method mine
     """
-    from vlmbench.cli.configured import merged
     from vlmbench.experiments.check import check_names, run
-    from vlmbench.registry import include_file
 
-    given = merged(ctx, config)
-    options = o.run_options({"batch_size": "auto", "out": None, **given}, sys.argv[1:])
-    for path in options.include:
-        include_file(path)
+    given, options = o.begin(ctx, config)
     check_names(options, given["method"])
     from vlmbench.cli.quiet import quiet_libraries
     from vlmbench.report.checking import print_report

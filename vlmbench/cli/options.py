@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,6 +89,16 @@ Json = Annotated[
 ]
 
 
+Newline = Annotated[
+    str,
+    typer.Option(
+        "--newline",
+        help="Row-end tokens of tiling models: counted in the budget, kept outside it, or dropped.",
+        rich_help_panel=MODEL,
+    ),
+]
+
+
 def positive(text: str, option: str) -> int:
     """A whole number above 0. Raises UsageError naming the option."""
     from vlmbench.errors import UsageError
@@ -113,11 +123,19 @@ def positives(text: str, option: str) -> tuple[int, ...]:
     return tuple(positive(part.strip(), option) for part in text.split(","))
 
 
-def run_options(given: Mapping[str, Any], arguments: Sequence[str]) -> RunOptions:
-    """What every command that runs a model is told, from its merged parameters."""
-    from vlmbench.experiments.options import RunOptions
+def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunOptions]:
+    """How every command that runs a model begins: (its parameters merged with the file's, the common ones).
 
-    return RunOptions(
+    What the user includes is registered here, before any name is looked up.
+    """
+    from vlmbench.cli.configured import merged
+    from vlmbench.experiments.options import RunOptions
+    from vlmbench.registry import include_file
+
+    given = {"batch_size": "auto", "out": None, **merged(ctx, config)}
+    for path in given["include"] or ():
+        include_file(path)
+    return given, RunOptions(
         model=given["model"],
         tasks=given["task"],
         limit=read_limit(given["limit"]),
@@ -130,5 +148,5 @@ def run_options(given: Mapping[str, Any], arguments: Sequence[str]) -> RunOption
         include=tuple(given["include"] or ()),
         out=given["out"],
         show_progress=not given["json"],
-        arguments=tuple(arguments),
+        arguments=tuple(sys.argv[1:]),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -75,6 +74,7 @@ def perturb(
     repeats: Repeats = 3,
     space: Space = "source",
     prune: Prune = None,
+    newline: o.Newline = "counted",
     limit: o.Limit = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = "auto",
@@ -97,13 +97,9 @@ def perturb(
       vlmbench perturb --prune none,zoo@0.9
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
     """
-    from vlmbench.cli.configured import merged
-
-    given = merged(ctx, config)
-    run_options = o.run_options(given, sys.argv[1:])
+    given, run_options = o.begin(ctx, config)
     from vlmbench.cli.quiet import quiet_libraries
     from vlmbench.experiments.perturb import PerturbOptions, check_names, run
-    from vlmbench.registry import include_file
     from vlmbench.report.printing import print_result
 
     plan = PerturbOptions(
@@ -113,9 +109,8 @@ def perturb(
         repeats=given["repeats"],
         space=given["space"],
         prune=given["prune"],
+        newline=given["newline"],
     )
-    for path in run_options.include:
-        include_file(path)
     check_names(run_options, plan)
     quiet_libraries()
     return print_result(run(run_options, plan), as_json=given["json"])

@@ -44,14 +44,6 @@ Positions = Annotated[
         show_default=False,
     ),
 ]
-Newline = Annotated[
-    str,
-    typer.Option(
-        "--newline",
-        help="Row-end tokens of tiling models: counted in the budget, kept outside it, or dropped.",
-        rich_help_panel=o.MODEL,
-    ),
-]
 Pictures = Annotated[
     int,
     typer.Option(
@@ -90,7 +82,7 @@ def prune(
     ratio: Ratios = None,
     keep: Keeps = None,
     positions: Positions = None,
-    newline: Newline = "counted",
+    newline: o.Newline = "counted",
     limit: o.Limit = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = "auto",
@@ -117,14 +109,9 @@ def prune(
       vlmbench prune --ratio 0.9 --method "zoo,zoo(estimator=sampled,m=64),divprune"
       vlmbench prune --model path/to/model --task my.yaml --keep 192,128,64 --pictures 8
     """
-    from vlmbench.cli.configured import merged
     from vlmbench.experiments.prune import METHODS, PruneOptions, check_names, run
-    from vlmbench.registry import include_file
 
-    given = merged(ctx, config)
-    run_options = o.run_options(given, sys.argv[1:])
-    for path in run_options.include:
-        include_file(path)
+    given, run_options = o.begin(ctx, config)
     plan = PruneOptions(
         methods=METHODS if given["method"] is None else given["method"],
         ratios=given["ratio"],

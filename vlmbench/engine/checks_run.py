@@ -269,7 +269,7 @@ class Bench:
         preparer = Preparer(self.adapter, self.seed, {})
         samples = []
         for sample in self.samples:
-            images = preparer._smaller(sample.images, pruner)
+            images = preparer.smaller(sample.images, pruner)
             row = self.adapter.prepare(sample.prompt, images, self.max_new_tokens)
             samples.append(replace(sample, images=images, row=row))
         return replace(self, samples=tuple(samples), encodings={}, runs={})

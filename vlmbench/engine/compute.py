@@ -6,17 +6,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlmbench.engine.plan import Batch, Request, prune_seeds
+from vlmbench.engine.plan import Batch, Request, prune_seeds, pruner_of
 from vlmbench.engine.prepare import Prepared, Settled
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.decoding import Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.pruning import Inside, Subject
-from vlmbench.prune import PRUNERS
 from vlmbench.schema import Record, State
 from vlmbench.seeds import digest
 
@@ -46,7 +45,7 @@ class Answerer:
     tie_tolerance: float
     seed: int = 0
     newline: str = "counted"
-    """What becomes of newline tokens; see `models.pruning.NEWLINES`."""
+    """What becomes of newline tokens; see `prune.NEWLINES`."""
     needs: frozenset[str] | None = None
     """What the pruners of the run want captured; None where none prunes."""
     encodings: OrderedDict[tuple[tuple[str, ...], int], EncoderOutput] = field(
@@ -105,7 +104,7 @@ class Answerer:
         encoded, by_group = self._encode(ready, pictures)
         self.adapter.synchronize()
         encoding = time.perf_counter()
-        pruner = pruner_of(ready[0].request)
+        pruner = pruner_of(ready[0].request.condition)
         whole = [by_group.get(p.request.pixels_group) for p in ready]
         visual: list[ImageFeatures | VisualInput | None] = list(whole)
         refused: dict[int, NotApplicableError] = {}
@@ -248,12 +247,6 @@ def settled_record(request: Request, settled: Settled, identity: str, batch: str
         detail=settled.detail,
         batch=batch,
     )
-
-
-def pruner_of(request: Request) -> Pruner | None:
-    """The method of a request, where it works on tokens."""
-    part = request.condition.prune
-    return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
 
 
 def _layer_tokens(row: RowInputs, answer: Generation | Exception) -> list[int] | None:

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmbench.conditions import CLEAN
-from vlmbench.engine.compute import pruner_of
 from vlmbench.engine.kept import Tile, kept_tokens, tiles_of
-from vlmbench.engine.plan import Request
+from vlmbench.engine.plan import Request, pruner_of
 from vlmbench.engine.prepare import Prepared
 from vlmbench.errors import VlmbenchError
 from vlmbench.schema import Record, State
@@ -112,7 +111,7 @@ def _item(
 ) -> ItemPanels:
     task, item, _ = clean.request.key
     found = [(v, records.get((task, item, v.condition.id))) for v in variations]
-    pruners = [pruner_of(Request(task, clean.request.item, v.condition)) for v, r in found if _ran(r)]
+    pruners = [pruner_of(v.condition) for v, r in found if _ran(r)]
     needs: frozenset[str] = frozenset().union(*(p.needs for p in pruners if p is not None))
     encoded = preparer.adapter.encode([clean.row], needs)
     n = clean.row.visual_tokens
@@ -152,7 +151,7 @@ def _panel(
         return replace(panel, failed=record is None or record.state is State.ERROR)
     adapter = preparer.adapter
     request = Request(clean.request.task, clean.request.item, variation.condition)
-    prepared, pruner = preparer.prepare(request), pruner_of(request)
+    prepared, pruner = preparer.prepare(request), pruner_of(request.condition)
     if pruner is None or not isinstance(prepared, Prepared):
         return panel
     try:

@@ -10,11 +10,15 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
-from vlmbench.conditions import Condition, Part
+from vlmbench.conditions import Condition
 from vlmbench.items import ImageSource, Item
 from vlmbench.prune import PRUNERS
 from vlmbench.seeds import digest, seed_for
+
+if TYPE_CHECKING:
+    from vlmbench.prune.base import Pruner
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Request:
     def pixels_group(self) -> str:
         """Requests with one value see the same pixels, which are prepared and encoded once."""
         image, prune = self.condition.image, self.condition.prune
-        smaller = prune.label if prune is not None and _shrinks_image(prune) else ""
+        pruner = pruner_of(self.condition)
+        smaller = prune.label if prune is not None and pruner is not None and pruner.stage == "image" else ""
         return digest([source.key for source in self.sources], image.label if image else "", smaller)
 
 
@@ -85,29 +90,27 @@ def in_order(
         unpruned = replace(condition, prune=None)
         by_variant.setdefault(variant, {}).setdefault(unpruned, []).append(condition)
     others = others or {}
+    swaps = {condition for condition in conditions if shows_another_image(condition)}
     for same_images in by_images.values():
         for same_pixels in by_variant.values():
             for item in same_images:
                 for same_input in same_pixels.values():
                     yield [
-                        Request(
-                            task,
-                            item,
-                            condition,
-                            others.get(item.id) if shows_another_image(condition) else None,
-                        )
+                        Request(task, item, condition, others.get(item.id) if condition in swaps else None)
                         for condition in same_input
                     ]
 
 
+def pruner_of(condition: Condition) -> Pruner | None:
+    """The method of a condition, built."""
+    part = condition.prune
+    return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
+
+
 def shows_another_image(condition: Condition) -> bool:
-    """Whether this is the control that shows another item's image."""
-    return condition.prune is not None and condition.prune.name == "swapped"
-
-
-def _shrinks_image(prune: Part) -> bool:
-    """Whether the pruner changes the pixels: its pictures are encoded apart."""
-    return bool(PRUNERS.get(prune.name).load().stage == "image")
+    """Whether this is a control that shows another item's image."""
+    pruner = pruner_of(condition)
+    return pruner is not None and pruner.other_image
 
 
 def prune_seeds(request: Request, seed: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL.Image import Resampling
 
 from vlmbench.conditions import CLEAN, Part
-from vlmbench.engine.plan import Request
+from vlmbench.engine.plan import Request, pruner_of, shows_another_image
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.items import Item
 from vlmbench.models.replay import SeenImages
@@ -21,7 +21,6 @@ from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.prepare import to_rgb
 from vlmbench.perturb.risk import question_tags
 from vlmbench.perturb.text import QUESTIONS
-from vlmbench.prune import PRUNERS
 from vlmbench.registry import Registry
 from vlmbench.schema import State
 from vlmbench.seeds import digest, seed_for
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
     from vlmbench.perturb.transforms import Transform
+    from vlmbench.prune.base import Pruner
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def settle_early(
     part, prune = request.condition.image, request.condition.prune
     if (part is not None or prune is not None) and not request.item.images:
         return Settled(State.NOT_APPLICABLE, "the item has no image")
-    if prune is not None and prune.name == "swapped" and not request.images:
+    if shows_another_image(request.condition) and not request.images:
         return Settled(State.NOT_APPLICABLE, "no item with another image to take one from")
     if prune is not None and prune.label in unserved:
         return Settled(State.NOT_APPLICABLE, unserved[prune.label])
@@ -145,7 +145,7 @@ class Preparer:
                 return Settled(State.NOT_APPLICABLE, "unchanged: the perturbation left every pixel as it was")
             prompt = self.adapter.render(item.text(), len(pixels.images))
             row = self._row(request, prompt, pixels)
-            _check_budget(request, row)
+            _check_budget(pruner_of(request.condition), row)
             part = request.condition.question
             if part and not _is_identity(part, QUESTIONS):
                 self._check_rewritten(request, pixels, row)
@@ -211,10 +211,11 @@ class Preparer:
             sources = [self.adapter.resize_like_processor(image) for image in sources]
         before = _pixel_hash(sources)
         size = sources[0].size if sources else None
-        part, pruner = request.condition.image, _image_stage(request)
+        part, pruner = request.condition.image, pruner_of(request.condition)
+        shrinks = pruner is not None and pruner.stage == "image"
         if part is None:
-            images = self._smaller(sources, pruner) if pruner else tuple(sources)
-            return Pixels(images, before, _pixel_hash(images) if pruner else before, None, size)
+            images = self.smaller(sources, pruner) if shrinks else tuple(sources)
+            return Pixels(images, before, _pixel_hash(images) if shrinks else before, None, size)
         entry = IMAGES.get(part.name)
         perturb = self._resolved(entry.build(part), sources[0])
         draws = [
@@ -222,10 +223,10 @@ class Preparer:
             for image, source in zip(sources, request.sources, strict=True)
         ]
         images = tuple(image for image, _ in draws)
-        images = self._smaller(images, pruner) if pruner else images
+        images = self.smaller(images, pruner) if shrinks else images
         return Pixels(images, before, _pixel_hash(images), draws[0][1], sources[0].size)
 
-    def _smaller(self, images: Sequence[Image.Image], pruner: Any) -> tuple[Image.Image, ...]:
+    def smaller(self, images: Sequence[Image.Image], pruner: Any) -> tuple[Image.Image, ...]:
         """The images at the size at which the processor yields about the tokens that the pruner keeps."""
         found = []
         for image in images:
@@ -256,22 +257,10 @@ class Preparer:
         return self._sources[source.key]
 
 
-def _image_stage(request: Request) -> Any:
-    """The pruner that works on pixels, if the request has one."""
-    part = request.condition.prune
-    if part is None:
-        return None
-    pruner = PRUNERS.get(part.name).build(part)
-    return pruner if pruner.stage == "image" else None
-
-
-def _check_budget(request: Request, row: RowInputs) -> None:
+def _check_budget(pruner: Pruner | None, row: RowInputs) -> None:
     """Raises NotApplicableError where the request's images have fewer tokens than are to be kept."""
-    part = request.condition.prune
-    if part is not None and row.visual_tokens:
-        pruner = PRUNERS.get(part.name).build(part)
-        if pruner.stage != "image":
-            pruner.budget(row.visual_tokens)
+    if pruner is not None and pruner.stage != "image" and row.visual_tokens:
+        pruner.budget(row.visual_tokens)
 
 
 def _is_identity(part: Part, registry: Registry) -> bool:

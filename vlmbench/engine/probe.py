@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmbench.conditions import CLEAN, Condition, Part
-from vlmbench.engine.compute import Answerer, is_out_of_memory, pruner_of
-from vlmbench.engine.plan import Request
+from vlmbench.engine.compute import Answerer, is_out_of_memory
+from vlmbench.engine.plan import Request, pruner_of
 from vlmbench.engine.prepare import Prepared, Preparer
 from vlmbench.errors import ContractError, ItemError, NotApplicableError, UsageError
 from vlmbench.prune import PRUNERS
@@ -26,10 +26,10 @@ def unserved(
     """
     item = next((item for item in items if item.images and not item.meta.get("error")), None)
     reasons: dict[str, str] = {}
-    by_method: dict[str, str | None] = {}
+    by_method: dict[tuple[Any, ...], str | None] = {}
     for part in parts if item is not None else ():
         assert item is not None
-        name = digest_of(part)
+        name = PRUNERS.get(part.name).draw_key(part)  # everything but the budget
         if name not in by_method:
             by_method[name] = _reason(answerer, preparer, Request(task, item, Condition(prune=part)))
         reason = by_method[name]
@@ -38,14 +38,8 @@ def unserved(
     return reasons
 
 
-def digest_of(part: Part) -> str:
-    """The method without its budget."""
-    budget = {param.name for param in PRUNERS.get(part.name).params if param.strength}
-    return repr((part.name, [pair for pair in part.params if pair[0] not in budget]))
-
-
 def _reason(answerer: Answerer, preparer: Preparer, request: Request) -> str | None:
-    pruner = pruner_of(request)
+    pruner = pruner_of(request.condition)
     assert pruner is not None
     alone = replace(answerer, needs=pruner.needs, encodings=type(answerer.encodings)())
     try:
@@ -66,26 +60,18 @@ def _reason(answerer: Answerer, preparer: Preparer, request: Request) -> str | N
     return None
 
 
-def most_tokens(preparer: Preparer, task: str, items: Sequence[Item]) -> int:
-    """Most visual tokens of an image among the first items."""
-    most = 0
+def check_keep(preparer: Preparer, task: str, items: Sequence[Item], parts: Iterable[Part]) -> None:
+    """Raises UsageError where a count of kept tokens exceeds what any of the first images has."""
+    keep = max((int(part.parameters.get("keep", 0)) for part in parts), default=0)
+    if not keep:
+        return
+    counts = []
     for item in [item for item in items if item.images][:8]:
         prepared = preparer.prepare(Request(task, item, CLEAN))
         if isinstance(prepared, Prepared):
-            most = max(most, prepared.row.visual_tokens // len(item.images))
-    return most
-
-
-def check_keep(counts: Mapping[str, int], parts: Iterable[Part]) -> None:
-    """Raises UsageError where a count of kept tokens exceeds what any of the images has.
-
-    counts: most visual tokens of an image, by task.
-    """
-    for part in parts:
-        keep = part.parameters.get("keep")
-        for task, most in counts.items():
-            if isinstance(keep, int) and 0 < most < keep:
-                raise UsageError(
-                    f"keep={keep} exceeds the {most} visual tokens that this model makes of an image "
-                    f"of task {task}"
-                )
+            counts.append(prepared.row.visual_tokens // len(item.images))
+    if counts and keep > max(counts):
+        raise UsageError(
+            f"keep={keep} exceeds the {max(counts)} visual tokens that this model makes of an image "
+            f"of task {task}"
+        )

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
 
 from vlmbench.conditions import Condition
-from vlmbench.engine.compute import pruner_of
-from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds
+from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds, pruner_of
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
 from vlmbench.engine.timing import Timing, TimingSettings, time_samples
 from vlmbench.engine.timing_stages import Ready
@@ -102,7 +101,7 @@ def _all_prepared(rows: Sequence[Prepared | Settled]) -> list[Prepared] | None:
 
 
 def _ready(samples: Samples, settings: TimingSettings) -> list[Ready | None]:
-    pruner = next(pruner_of(rows[0].request) for rows in samples if rows)
+    pruner = next(pruner_of(rows[0].request.condition) for rows in samples if rows)
     return [
         None
         if rows is None

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
 from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.experiments.options import RunOptions, check_sources
-from vlmbench.experiments.prune import NEWLINES, part_of, pruned
+from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
+from vlmbench.prune import NEWLINES
 from vlmbench.registry import Entry
 
 if TYPE_CHECKING:

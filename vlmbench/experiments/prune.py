@@ -11,7 +11,7 @@ from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, 
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions, check_sources
 from vlmbench.metrics.tabulate import Variation
-from vlmbench.prune import PRUNERS
+from vlmbench.prune import NEWLINES, PRUNERS
 
 if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
@@ -29,7 +29,6 @@ FIXED = ("identity", "blind", "swapped")
 """In every table, once: the full way without loss, no visual token, another item's image."""
 
 RATIOS = "0.5,0.75,0.9"
-NEWLINES = ("counted", "kept", "dropped")
 
 
 @dataclass(frozen=True)

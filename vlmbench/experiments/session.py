@@ -14,7 +14,7 @@ from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
 from vlmbench.engine.plan import shows_another_image
 from vlmbench.engine.prepare import Preparer
-from vlmbench.engine.probe import check_keep, most_tokens, unserved
+from vlmbench.engine.probe import check_keep, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
 from vlmbench.engine.run import Settings, Work, run_work
 from vlmbench.engine.store import read_records
@@ -156,7 +156,8 @@ class Session:
         parts = _pruners(plans)
         if not parts:
             return {}
-        check_keep({p.task.name: most_tokens(preparer, p.task.name, p.items) for p in plans}, parts)
+        for plan in plans:
+            check_keep(preparer, plan.task.name, plan.items, parts)
         reasons = unserved(answerer, preparer, plans[0].task.name, plans[0].items, parts)
         asked = {
             v.condition.prune.label

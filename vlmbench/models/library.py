@@ -13,10 +13,8 @@ from torch import nn
 from vlmbench.conditions import parse_spec
 from vlmbench.errors import UsageError
 from vlmbench.models.library_generate import Pruned, Pruning
-from vlmbench.models.pruning import NEWLINES
-from vlmbench.prune import KEEP, PRUNERS, RATIO
+from vlmbench.prune import KEEP, NEWLINES, PRUNERS, RATIO
 from vlmbench.prune.base import Pruner
-from vlmbench.prune.swapped import Swapped
 
 __all__ = ["Pruned", "Pruning", "pruning"]
 
@@ -52,7 +50,7 @@ def pruning(
 
     method: a name, a spec such as `zoo@0.9(m=16)`, or a `Pruner`. ratio, the share of each image's visual
     tokens to remove, or keep, their number to leave; parameters are the method's own. newline: see
-    `models.pruning.NEWLINES`. seed: with it and its pixels, the same image gets the same draw in any batch.
+    `prune.NEWLINES`. seed: with it and its pixels, the same image gets the same draw in any batch.
 
     Batches are left-padded; rows with and without images mix, and calls without images run as always.
     Sequences, logits processors, stopping criteria and streamers see the whole prompt. On exit, also by an
@@ -105,7 +103,7 @@ def _pruner(
             raise UsageError(f"{name}: give a budget, ratio=0.9 or keep=64")
     if pruner.stage == "image":
         raise UsageError(f"{name} makes the image smaller and needs the processor: use pool")
-    if isinstance(pruner, Swapped):
+    if pruner.other_image:
         raise UsageError(f"{name} needs another item's image: use blind")
     return pruner
 

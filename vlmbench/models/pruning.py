@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from vlmbench.prune.base import Pruner
     from vlmbench.prune.projector import Projector
 
-NEWLINES = ("counted", "kept", "dropped")
-"""What becomes of the tokens that only mark the end of a row (LLaVA-NeXT, LLaVA-OneVision).
-
-counted: N counts them, so that every method gives the language model k tokens; they stay only where k exceeds
-the number of image tokens. kept: all of them stay, outside the budget, as in ZOO-Prune. dropped: none stays.
-"""
-
 
 @dataclass(frozen=True, eq=False)
 class Subject:

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 _HERE = "vlmbench.prune"
 
+NEWLINES = ("counted", "kept", "dropped")
+"""What becomes of the tokens that only mark the end of a row (LLaVA-NeXT, LLaVA-OneVision).
+
+counted: N counts them, so that every method gives the language model k tokens; they stay only where k exceeds
+the number of image tokens. kept: all of them stay, outside the budget, as in ZOO-Prune. dropped: none stays.
+"""
+
 RATIO = Param(
     "ratio", 0.0, "share of the visual tokens removed", low=0.0, high=1.0, open_high=True, strength=True
 )

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vlmbench.errors import NotApplicableError
+from vlmbench.errors import ContractError, NotApplicableError
 
 if TYPE_CHECKING:
     from vlmbench.prune.projector import Projector
@@ -104,6 +104,8 @@ class Pruner:
     merges: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     """Whether the number of kept tokens follows the image and not the budget alone."""
+    other_image: ClassVar[bool] = False
+    """Whether the request is shown another item's image: the engine's business, for a control."""
     text_dependent: ClassVar[bool] = False
     budgeted: ClassVar[bool] = True
     """False for controls that have no budget: identity, blind runs."""
@@ -136,11 +138,11 @@ class Pruner:
 
         Raises NotApplicableError, naming the smallest reachable share, where no schedule does.
         """
-        raise NotImplementedError
+        raise self._lacks("schedule")
 
     def score(self, ctx: Context) -> Tensor:
         """[N], larger is kept. Raises ItemError for features that are not finite."""
-        raise NotImplementedError
+        raise self._lacks("score or select")
 
     def select(self, ctx: Context, k: int) -> Tensor:
         """Indices [k] of the kept tokens, ascending, no duplicates; 1 <= k <= N."""
@@ -152,7 +154,12 @@ class Pruner:
 
     def reduce(self, ctx: Context, k: int) -> Reduced:
         """For methods that merge: k new tokens; fewer only where `adaptive`."""
-        raise NotImplementedError
+        raise self._lacks("reduce")
+
+    def _lacks(self, what: str) -> ContractError:
+        return ContractError(
+            f"pruner {type(self).__name__} does not define {what}; see vlmbench/prune/base.py"
+        )
 
 
 def top_k(score: Tensor, k: int) -> Tensor:

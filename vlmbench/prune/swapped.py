@@ -24,6 +24,7 @@ class Swapped(Pruner):
     """
 
     budgeted: ClassVar[bool] = False
+    other_image: ClassVar[bool] = True
 
     def budget(self, n: int) -> int:
         return n
