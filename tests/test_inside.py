@@ -67,9 +67,10 @@ class Attended(Pruner):
         return tuple(Cut(layer, max(1, round(share * n))) for layer, share in self.cuts)
 
     def select(self, ctx: Context, k: int) -> Tensor:
-        assert ctx.llm_attention is not None
-        assert ctx.features.shape[0] == ctx.grid.shape[0] == ctx.llm_attention.shape[0]
-        chosen = top_k(ctx.llm_attention, k)
+        assert ctx.llm is not None
+        assert ctx.llm.attention is not None
+        assert ctx.features.shape[0] == ctx.grid.shape[0] == ctx.llm.attention.shape[0]
+        chosen = top_k(ctx.llm.attention, k)
         self.seen.append((ctx, chosen))
         return chosen
 
@@ -370,9 +371,10 @@ def test_attention_that_a_method_sees(family: str, load: Load) -> None:
     images = [(b, image) for b, row in enumerate(spans) for image in row]
     assert len(pruner.seen) == len(images)
     for (b, image), (ctx, _) in zip(images, pruner.seen, strict=True):
-        assert ctx.llm_attention is not None
+        assert ctx.llm is not None
+        assert ctx.llm.attention is not None
         mean = expected[1][b, :, -1, image.index].mean(0)
-        assert (ctx.llm_attention - mean).abs().max() < 1e-5
+        assert (ctx.llm.attention - mean).abs().max() < 1e-5
         assert torch.allclose(ctx.features, hidden[0][b, image.index], atol=1e-4)
         assert torch.equal(ctx.grid, image.grid)
         assert ctx.seed == image.seed
@@ -393,7 +395,8 @@ class Uneven(Attended):
         return () if n < 12 else (Cut(1 if n > 30 else 3, 1),)
 
     def select(self, ctx: Context, k: int) -> Tensor:
-        assert ctx.llm_attention is None
+        assert ctx.llm is not None
+        assert ctx.llm.attention is None
         return top_k(ctx.features.norm(dim=-1), k)
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.prune import PRUNERS, get
-from vlmbench.prune.base import Context, Cut, Pruner, top_k
+from vlmbench.prune.base import Context, Cut, Inner, Pruner, top_k
 from vlmbench.prune.downsample import Downsample
 from vlmbench.prune.fastv import FastV
 from vlmbench.prune.greedy import TIE, greedy, greedy_many
@@ -27,7 +28,18 @@ from vlmbench.prune.pool import Pool, shape
 from vlmbench.prune.projector import Projector
 from vlmbench.prune.visionzip import VisionZip, contextual_count
 
-C, D, D_K = 6, 8, 5  # widths of X, Z and keys
+C, D, D_K, T = 6, 8, 5, 4  # widths of X, Z and keys; text tokens
+
+PER_TOKEN = (
+    "features",
+    "projector_in",
+    "attention",
+    "keys",
+    "middle_attention",
+    "last_attention",
+    "last_keys",
+)
+PER_TOKEN_INSIDE = ("attention", "next_attention", "text_attention", "keys", "inputs")
 
 
 def loaded(name: str) -> type[Pruner] | None:
@@ -62,18 +74,47 @@ def context(sides: list[tuple[int, int]], seed: int = 0, extra: int = 1, **chang
         "projector": Projector(apply=mlp),
         "attention": torch.rand(n, generator=g),
         "keys": torch.randn(n, D_K, generator=g),
+        "middle_attention": torch.rand(n, generator=g),
+        "last_attention": torch.rand(n, generator=g),
+        "last_keys": torch.randn(n, D_K, generator=g),
         "extra": torch.randn(extra * len(sides), 1, C, generator=g) if extra else None,
-        "text": torch.randn(4, D, generator=g),
-        "llm_attention": torch.rand(n, generator=g),
+        "text": torch.randn(T, D, generator=g),
+        "evidence": torch.rand(n, generator=g),
+        "llm": Inner(
+            layer=2,
+            layers=8,
+            text=torch.randn(T, D, generator=g),
+            norm=torch.nn.functional.normalize,
+            attention=torch.rand(n, generator=g),
+            next_attention=torch.rand(n, generator=g),
+            text_attention=torch.rand(T, n, generator=g),
+            keys=torch.randn(n, D_K, generator=g),
+            text_keys=torch.randn(T, D_K, generator=g),
+            inputs=torch.randn(n, D, generator=g),
+            text_inputs=torch.randn(T, D, generator=g),
+        ),
         "seed": seed,
     }
     return Context(**{**given, **changed})
 
 
+def with_values(ctx: Context, change: Callable[[Tensor], Tensor], names: Collection[str]) -> Context:
+    """The same with `change` done to what is said of each token; names as in the fields' own."""
+    of_image = {f: change(getattr(ctx, f)) for f in PER_TOKEN if f in names}
+    assert ctx.llm is not None
+    of_llm = {f: change(getattr(ctx.llm, f)) for f in PER_TOKEN_INSIDE if f in names}
+    return replace(ctx, **of_image, llm=replace(ctx.llm, **of_llm))
+
+
 def all_equal(ctx: Context) -> Context:
     """The same image with every token like the first."""
-    same = {f: getattr(ctx, f) for f in ("features", "projector_in", "attention", "keys", "llm_attention")}
-    return replace(ctx, **{f: value[:1].expand_as(value).clone() for f, value in same.items()})
+    same = with_values(
+        ctx, lambda v: v[:1].expand_as(v).clone(), {*PER_TOKEN, *PER_TOKEN_INSIDE} - {"text_attention"}
+    )
+    assert same.llm is not None
+    assert same.llm.text_attention is not None
+    seen = same.llm.text_attention
+    return replace(same, llm=replace(same.llm, text_attention=seen[:, :1].expand_as(seen).clone()))
 
 
 def method(name: str, **budget: Any) -> Pruner:
@@ -115,16 +156,20 @@ def test_many_images_equal_one_by_one_and_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*SELECTING, *MERGING])
-@pytest.mark.parametrize("field", ["features", "projector_in", "attention", "keys", "llm_attention"])
+@pytest.mark.parametrize("field", dict.fromkeys([*PER_TOKEN, *PER_TOKEN_INSIDE]))
 def test_what_is_not_finite_is_an_error_in_one_line(name: str, field: str) -> None:
     ctx = context([(3, 4)])
     # a network that makes NaN of X makes NaN of all that follows
-    broken = {name: getattr(ctx, name).clone() for name in {field, "features"}}
-    for value in broken.values():
-        value[5] = math.nan
+
+    def spoil(value: Tensor) -> Tensor:
+        value = value.clone()
+        value[3] = math.nan
+        return value
+
+    broken = with_values(ctx, spoil, {field, "features"})
     pruner = method(name, keep=3)
     with pytest.raises(ItemError, match="not finite") as error:
-        (pruner.reduce if pruner.merges else pruner.select)(replace(ctx, **broken), 3)
+        (pruner.reduce if pruner.merges else pruner.select)(broken, 3)
     assert "\n" not in str(error.value)
 
 
@@ -326,8 +371,9 @@ def test_fastv_reaches_the_published_averages() -> None:
     kept = [FastV(keep=k).schedule(576, 32) for k in (192, 128, 64, 576)]
     assert kept == [(Cut(2, after),) for after in (166, 98, 30, 576)]
     ctx = context([(4, 6)])
-    assert ctx.llm_attention is not None
-    assert method("fastv").select(ctx, 7).tolist() == top_k(ctx.llm_attention, 7).tolist()
+    assert ctx.llm is not None
+    assert ctx.llm.attention is not None
+    assert method("fastv").select(ctx, 7).tolist() == top_k(ctx.llm.attention, 7).tolist()
 
 
 @given(st.integers(1, 600), st.floats(0, 0.99), st.integers(2, 40), st.integers(1, 5))
@@ -355,7 +401,7 @@ def test_fastv_names_the_smallest_share() -> None:
     with pytest.raises(NotApplicableError, match="more than 2 layers"):
         FastV().schedule(10, 2)
     with pytest.raises(NotApplicableError, match="needs llm_attention"):
-        FastV().select(context([(2, 2)], llm_attention=None), 1)
+        FastV().select(context([(2, 2)], llm=None), 1)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.floats(0.01, 1), st.sampled_from([14, 28, 32]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from vlmbench.models.inside_rows import (
     take_rotary,
     whole,
 )
-from vlmbench.prune.base import Context, Cut, Pruner
+from vlmbench.prune.base import Context, Cut, Inner, Pruner
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,19 +176,38 @@ class Run:
                 if keep is None:
                     continue
                 image, columns, left = self.images[row][i], self.columns[row][i], self.log.kept[row][i]
-                context = Context(
-                    features=hidden[row, columns.to(hidden.device)],
-                    grid=image.grid[left.to(image.grid.device)],
-                    seed=image.seed,
+                seen = self.attention.get(layer)
+                inner = Inner(
+                    layer=layer,
+                    layers=len(self.decoder.layers),
+                    text=self._text(row, hidden),
+                    norm=self.decoder.norm,
+                    attention=None if seen is None else seen[row, columns.to(seen.device)],
                 )
-                if layer in self.attention:
-                    seen = self.attention[layer]
-                    context = replace(context, llm_attention=seen[row, columns.to(seen.device)])
-                contexts.append(context)
+                contexts.append(
+                    Context(
+                        features=hidden[row, columns.to(hidden.device)],
+                        grid=image.grid[left.to(image.grid.device)],
+                        llm=inner,
+                        seed=image.seed,
+                    )
+                )
                 keeps.append(keep)
                 places.append((row, i))
         chosen = self.pruner.select_many(contexts, keeps)
         return dict(zip(places, chosen, strict=True))
+
+    def _text(self, row: int, hidden: Tensor) -> Tensor:
+        """[T, d]: of the text tokens behind the row's last image, of all where none is."""
+        assert self.current is not None
+        valid = self.current.valid[row]
+        visual = torch.cat(self.columns[row])
+        text = valid.clone()
+        text[visual] = False
+        behind = text.clone()
+        behind[: int(visual.max()) + 1 if len(visual) else 0] = False
+        chosen = behind if behind.any() else text
+        return hidden[row, chosen.to(hidden.device)]
 
     def _place(self, segment: Segment, named: dict[str, Any], reading: bool, flash: bool) -> None:
         """Sets `position_embeddings` and `position_ids` for the segment's tokens."""

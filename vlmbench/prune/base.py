@@ -13,7 +13,7 @@ that is removed, or the same as a count, `keep`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,10 +29,56 @@ Stage = Literal["image", "encoder", "projector", "llm"]
 """Where tokens go: before the encoder (fewer pixels), between encoder and projector, between projector and
 language model, or before one of its layers."""
 
-NEEDS = ("projector_in", "attention", "keys", "text", "llm_attention")
+NEEDS = (
+    "projector_in",
+    "attention",
+    "keys",
+    "middle_attention",
+    "last_attention",
+    "last_keys",
+    "text",
+    "evidence",
+    "llm_attention",
+    "llm_next_attention",
+    "llm_text_attention",
+    "llm_keys",
+    "llm_inputs",
+)
 """What the adapter captures only where a method asks for it."""
 
 ORIGINAL, COMPACT = "original", "compact"
+
+
+@dataclass(frozen=True, eq=False)
+class Inner:
+    """What a method inside the language model may look at, in front of its cut before layer k.
+
+    T text tokens: those behind the image, which see it; all of the prompt's where none is behind it.
+    Fields that a method did not ask for in `needs` are None, but for `layer`, `layers`, `text` and `norm`.
+    """
+
+    layer: int
+    """k."""
+    layers: int
+    """Of the language model."""
+    text: Tensor
+    """[T, d]: hidden states of the text tokens."""
+    norm: Callable[[Tensor], Tensor]
+    """The language model's final norm, [.., d] -> [.., d]."""
+    attention: Tensor | None = None
+    """[N] (`llm_attention`): from the last prompt token in layer k - 1, mean over heads."""
+    next_attention: Tensor | None = None
+    """[N] (`llm_next_attention`): the same with the queries and keys of layer k itself."""
+    text_attention: Tensor | None = None
+    """[T, N] (`llm_text_attention`): from each text token in layer k - 1, mean over heads."""
+    keys: Tensor | None = None
+    """[N, d_k] (`llm_keys`): of layer k - 1, position embeddings applied, heads side by side."""
+    text_keys: Tensor | None = None
+    """[T, d_k] (`llm_keys`): the text tokens'."""
+    inputs: Tensor | None = None
+    """[N, d] (`llm_inputs`): what layer 0 received for the visual tokens that are left."""
+    text_inputs: Tensor | None = None
+    """[T, d] (`llm_inputs`): what it received for the text tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +101,20 @@ class Context:
     there is one, else the mean over all rows; summed over heads, averaged over a token's patches."""
     keys: Tensor | None = None
     """[N, d_k]: that layer's keys, averaged over heads and over a token's patches."""
+    middle_attention: Tensor | None = None
+    """[N]: as `attention`, in the encoder layer at 3/8 of its depth (CLIP's 9 of 24)."""
+    last_attention: Tensor | None = None
+    """[N]: as `attention`, in the encoder's last layer with its heads joined into one."""
+    last_keys: Tensor | None = None
+    """[N, d_v]: the last layer's keys, heads side by side, averaged over a token's patches."""
     extra: Tensor | None = None
     """[E, P, c]: encoder outputs that belong to no place of the image (the class token), in X's space."""
     text: Tensor | None = None
     """[T, d]: input embeddings of the prompt's text tokens."""
-    llm_attention: Tensor | None = None
-    """[N]: attention from the last prompt token in the layer before the cut, mean over heads."""
+    evidence: Tensor | None = None
+    """[N] in [0, 1]: share of the asked region that each token's cell covers; None where nothing is known."""
+    llm: Inner | None = None
+    """Only at stage `llm`, where `features` are the hidden states [N, d] in front of the cut."""
     seed: int = 0
     """Of this image and method; the same under every perturbation of the image."""
 
@@ -78,11 +132,13 @@ class Reduced:
     """New tokens, made of the old ones, in the order in which the language model gets them."""
 
     features: Tensor
-    """[k, P, c] in X's space for stage `encoder` (still to be projected), [k, d] in Z's for `projector`."""
+    """[k, P, c] in X's space for stage `encoder` (still to be projected), [k, d] in Z's for `projector`,
+    [k, d] hidden states for `llm`."""
     source: Tensor
     """[k] int: the token that a row is an unmerged copy of, -1 where there is none."""
     weights: Tensor
-    """[k, N + E]: `features` = weights @ [X; extra] (stage encoder) or weights @ Z (projector, E = 0)."""
+    """[k, N + E]: `features` = weights @ [X; extra] (stage encoder) or weights @ `Context.features` (the
+    others, E = 0)."""
     position_from: Tensor
     """[k] int, distinct: the token whose position id a row takes where positions stay `original`; together
     they are also the k placeholders of the prompt that remain."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import ORIGINAL, Context, Cut, Pruner, Stage
+from vlmbench.prune.given import given
 from vlmbench.prune.greedy import check_finite
 
 
@@ -24,7 +25,7 @@ class FastV(Pruner):
     Based on FastV (https://arxiv.org/abs/2403.06764).
 
     Parameters: ratio, keep, positions (see Pruner); K, the layer before which the cut lies. Reads
-    llm_attention [N].
+    llm.attention [N].
     """
 
     stage: ClassVar[Stage] = "llm"
@@ -55,11 +56,8 @@ class FastV(Pruner):
         return (Cut(self.K, max(1, math.floor(spare / (layers - self.K) + 0.5))),)
 
     def score(self, ctx: Context) -> Tensor:
-        if ctx.llm_attention is None:
-            raise NotApplicableError("fastv needs llm_attention, which this model does not give")
         check_finite(ctx.features, "visual features")
-        check_finite(ctx.llm_attention, "attention weights of the language model")
-        return ctx.llm_attention
+        return given(ctx, "llm_attention", "fastv")
 
 
 def _percent(share: float) -> str:

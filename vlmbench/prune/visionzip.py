@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context, Pruner, Reduced, Stage, top_k
 from vlmbench.prune.budget import split_budget
+from vlmbench.prune.given import given
 from vlmbench.prune.greedy import by_tile, check_finite, first_max
 
 
@@ -38,9 +38,9 @@ class VisionZip(Pruner):
         return frozenset({"projector_in", "attention", "keys"})
 
     def reduce(self, ctx: Context, k: int) -> Reduced:
-        patches = _given(ctx.projector_in, "projector_in")
-        attention = _given(ctx.attention, "attention")
-        keys = torch.nn.functional.normalize(_given(ctx.keys, "keys").float(), dim=-1)
+        patches = given(ctx, "projector_in", "visionzip")
+        attention = given(ctx, "attention", "visionzip")
+        keys = torch.nn.functional.normalize(given(ctx, "keys", "visionzip").float(), dim=-1)
         check_finite(ctx.features, "visual features")
         everything = patches if ctx.extra is None else torch.cat([patches, ctx.extra])
         check_finite(everything, "outputs of the vision encoder")
@@ -102,10 +102,3 @@ def _zip(attention: Tensor, keys: Tensor, k: int, has_class: bool) -> tuple[Tens
     unused = torch.ones_like(left)
     unused[own] = False
     return torch.cat([own.new_tensor([-1]), source]), torch.cat([unused.nonzero()[0], own]), weights
-
-
-def _given(value: Tensor | None, name: str) -> Tensor:
-    if value is None:
-        raise NotApplicableError(f"visionzip needs {name}, which this model's vision encoder does not give")
-    check_finite(value, f"{name} of the vision encoder")
-    return value

@@ -1,0 +1,50 @@
+"""What a method asked for, or one line that says what the model lacks and which method does without."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vlmbench.errors import NotApplicableError
+from vlmbench.prune.base import Context
+from vlmbench.prune.greedy import check_finite
+
+_INNER = {
+    "llm_attention": "attention",
+    "llm_next_attention": "next_attention",
+    "llm_text_attention": "text_attention",
+    "llm_keys": "keys",
+    "llm_inputs": "inputs",
+}
+"""Needs that the language model serves, and their fields in `prune.base.Inner`."""
+
+_WORDS = {
+    "projector_in": "outputs of the vision encoder",
+    "attention": "attention weights of the vision encoder",
+    "keys": "keys of the vision encoder",
+    "middle_attention": "attention weights in the middle of the vision encoder",
+    "last_attention": "attention weights of the vision encoder's last layer",
+    "last_keys": "keys of the vision encoder's last layer",
+    "text": "embeddings of the prompt's words",
+    "evidence": "boxes of the asked region",
+    "llm_attention": "attention weights of the language model",
+    "llm_next_attention": "attention weights of the language model",
+    "llm_text_attention": "attention weights of the language model",
+    "llm_keys": "keys of the language model",
+    "llm_inputs": "inputs of the language model",
+}
+
+
+def given(ctx: Context, need: str, method: str, instead: str = "divprune") -> Tensor:
+    """The field of `ctx` behind `need`, a name out of `prune.base.NEEDS`, checked to be finite.
+
+    Raises NotApplicableError naming the need and the method to use `instead` where it is missing, ItemError
+    where it is not finite.
+    """
+    holder = ctx.llm if need in _INNER else ctx
+    value: Tensor | None = getattr(holder, _INNER.get(need, need), None)
+    if value is None:
+        raise NotApplicableError(
+            f"{method} needs {need} ({_WORDS[need]}), which there is not here; use {instead}"
+        )
+    check_finite(value, _WORDS[need])
+    return value
