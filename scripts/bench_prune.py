@@ -30,9 +30,10 @@ from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.run import Settings, Work, run_work
 from vlmbench.engine.timing import interleave
-from vlmbench.engine.timing_stages import Ready, assemble, encode, prune
+from vlmbench.engine.timing_stages import Ready, apply, encode
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.features import ImageFeatures
+from vlmbench.models.pruning import Applied
 from vlmbench.prune import PRUNERS, greedy
 from vlmbench.tasks.load import load_task
 from vlmbench.tasks.scorers import get as get_scorer
@@ -80,7 +81,9 @@ def bench_prefill(
         encoded = {key: encode(adapter, each) for key, each in ready.items()}
         rows = encoded["full"].features[0].rows
         native = {
-            f"native {k}": adapter.model_inputs([case.row(k)], encoded["full"], [ImageFeatures(rows[:k])])
+            f"native {k}": adapter.model_inputs(
+                [case.row(k)], encoded["full"], Applied((ImageFeatures(rows[:k]),))
+            )
             for k in keeps
         }
         # as a processor would give it: not padded to a multiple of 32
@@ -96,9 +99,9 @@ def bench_prefill(
             clock, inputs = Clock(adapter, seconds), native.get(key)
             pruning = assembling = 0.0
             if inputs is None:
-                visual = prune(adapter, ready[key], encoded[key])
+                applied = apply(adapter, ready[key], encoded[key])
                 pruning = clock.look()
-                inputs = assemble(adapter, ready[key], encoded[key], visual).inputs
+                inputs = adapter.model_inputs(ready[key].rows, encoded[key], applied)
                 assembling = clock.look()
             adapter.model(**inputs, use_cache=True, logits_to_keep=1)
             return pruning, assembling, clock.look()
@@ -150,7 +153,7 @@ def bench_selection(repeats: int, device: torch.device, seconds: Seconds) -> Ite
             jobs[f"divprune {name}"] = lambda f=features, k=k: greedy.greedy(f, None, k)
             if cuda:
                 jobs[f"torch loop {name}"] = lambda f=features, s=scores, k=k: greedy._select(
-                    greedy._unit(f), s, k
+                    greedy.unit_length(f), s, k
                 )
                 same = torch.equal(jobs[f"zoo {name}"](), jobs[f"torch loop {name}"]())  # type: ignore[arg-type]
                 print(f"  kernel and loop choose {'the same' if same else 'DIFFERENT tokens'}: {name}")

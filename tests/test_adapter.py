@@ -21,6 +21,7 @@ from vlmbench.models.adapter import Adapter
 from vlmbench.models.decoding import Generation
 from vlmbench.models.inputs import RowInputs
 from vlmbench.models.loading import load_model
+from vlmbench.models.pruning import Applied
 from vlmbench.models.replay import SeenImages
 
 Tiny = Callable[[str], Path]
@@ -128,7 +129,7 @@ def answers(adapter: Adapter, rows: list[RowInputs], asks: tuple[Ask, ...], size
         features = dict(zip(distinct, encoded.features, strict=True)) if encoded else {}
         fill = size - len(part)
         order = [features.get(key) for key in [*keys, *[keys[-1]] * fill]]
-        generated = adapter.answer([*part, *[part[-1]] * fill], encoded, order, NEW)
+        generated = adapter.answer([*part, *[part[-1]] * fill], encoded, Applied(tuple(order)), NEW)
         assert len(generated) == size
         found += generated[: len(part)]
     return found
@@ -183,7 +184,7 @@ def test_leaves_no_trace(family: str, load: Callable[[str], Loaded]) -> None:
     before = traces(adapter)
     row = prepare(adapter, ASKS[-1], SeenImages())
     encoded = adapter.encode([row])
-    adapter.answer([row], encoded, encoded.features, NEW)
+    adapter.answer([row], encoded, Applied(encoded.features), NEW)
     adapter.resized((90, 60))
     with pytest.raises(ItemError):
         adapter.prepare(adapter.render("?", 1), [], 1 << 40)
@@ -271,7 +272,7 @@ def test_checkpoint_without_template(family: str, start: str, tmp_path: Path) ->
     stock.pop("labels", None)
     expected = adapter.model.generate(**stock, max_new_tokens=NEW, do_sample=False)
     text = adapter.tokenizer.decode(expected[0, row.length :], skip_special_tokens=True).strip()
-    assert adapter.answer([row], encoded, encoded.features, NEW)[0].text == text
+    assert adapter.answer([row], encoded, Applied(encoded.features), NEW)[0].text == text
     with pytest.raises(ItemError, match="image token"):
         adapter.render(f"a {adapter.image_token} here", 1)
 

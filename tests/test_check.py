@@ -24,7 +24,7 @@ from vlmbench.engine.checks_run import Bench
 from vlmbench.engine.checks_state import changes, snapshot
 from vlmbench.errors import NotApplicableError
 from vlmbench.models import adapter as adapting
-from vlmbench.models import capture, features, inside, inside_run, pruning
+from vlmbench.models import before, capture, features, inside, inside_run, pruning
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.features import VisualInput
 from vlmbench.models.shrink import Kept
@@ -146,7 +146,7 @@ def choice_depends_on_the_batch(patch: Patch) -> None:
 
 
 def one_too_many_for_every_budget(patch: Patch) -> None:
-    wrap(patch, pruning, "_image", lambda original, *args: _with_k(original(*args)))
+    wrap(patch, before, "_image", lambda original, *args: _with_k(original(*args)))
 
 
 def _with_k(image: Any) -> Any:
@@ -186,7 +186,7 @@ def method_crashes(patch: Patch) -> None:
 
 
 def features_are_nan(patch: Patch) -> None:
-    wrap(patch, pruning, "_image", lambda original, *args: _nan(original(*args)))
+    wrap(patch, before, "_image", lambda original, *args: _nan(original(*args)))
 
 
 def _nan(image: Any) -> Any:
@@ -379,7 +379,7 @@ def on_model(change: Callable[[Any], None]) -> Callable[[Patch], None]:
             change(self.model)
             return original(self, *args)
 
-        wrap(patch, Adapter, "prune", changed)
+        wrap(patch, Adapter, "apply", changed)
 
     return plant
 

@@ -23,9 +23,9 @@ from vlmbench.demo.questions import ask
 from vlmbench.demo.scenes import SPLITS, make_scene, render
 from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.models.adapter import Adapter
+from vlmbench.models.features import VisualInput
 from vlmbench.models.inputs import RowInputs, merge_vision, pad_left
 from vlmbench.models.loading import load_model
-from vlmbench.models.pruning import Inside, Subject
 from vlmbench.prune import get
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.random import Random
@@ -88,15 +88,10 @@ def by_adapter(
     encoded = adapter.encode([row for row in rows if row.visual_tokens], pruner.needs)
     left = iter(encoded.features)
     whole = [next(left) if row.visual_tokens else None for row in rows]
-    if pruner.stage == "llm":
-        inside = Inside(pruner, seeds)
-        return [g.text for g in adapter.answer(rows, encoded, whole, NEW, inside=inside)], []
-    subjects = [Subject(part, own) for part, own in zip(whole, seeds, strict=True) if part]
-    pruned = iter(adapter.prune(pruner, subjects))
-    parts = [next(pruned) if part else None for part in whole]
-    positions = [pruner.positions] * len(rows)
-    texts = [g.text for g in adapter.answer(rows, encoded, parts, NEW, positions)]  # type: ignore[arg-type]
-    return texts, [part.keep.tolist() if part else None for part in parts]  # type: ignore[union-attr]
+    applied = adapter.apply(pruner, rows, whole, seeds)
+    texts = [g.text for g in adapter.answer(rows, encoded, applied, NEW)]
+    parts = [part if isinstance(part, VisualInput) else None for part in applied.visual]
+    return texts, [] if applied.inside else [part and part.keep.tolist() for part in parts]
 
 
 def joined(loaded: Loaded, kept: Sequence[Sequence[Tensor]], needs: frozenset[str]) -> list[list[int] | None]:

@@ -29,8 +29,8 @@ from vlmbench.items import Item
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.features import VisualInput
+from vlmbench.models.inputs import RowInputs
 from vlmbench.models.loading import load_model
-from vlmbench.models.pruning import Subject
 from vlmbench.prune import PRUNERS
 from vlmbench.report.curves import _apart, draw_curves, lines_of
 from vlmbench.report.pictures import MARGIN, _wrap, dimmed, draw_item, draw_tiles, outlined, write_pictures
@@ -173,19 +173,19 @@ def test_kept_indices_are_the_adapter_s(newline: str, ran: Callable[[str], Ran])
     (condition,) = (v.condition for v in variations(part) if v.family == "random")
     prepared = here.preparer.prepare(Request("own", here.items[0], condition))
     assert isinstance(prepared, Prepared)
-    pruner = pruner_of(prepared.request)
+    pruner = pruner_of(prepared.request.condition)
     assert pruner is not None
     encoded = here.adapter.encode([prepared.row], pruner.needs)
     kept = kept_tokens(here.adapter, prepared, encoded, pruner, 0, newline)
     assert condition.prune is not None
     seed = seed_for(0, here.items[0].images[0].key, *PRUNERS.get("random").draw_key(condition.prune))
-    assert kept.indices == chosen(here, encoded, pruner, seed, newline)
-    others = [chosen(here, encoded, pruner, seed + i, newline) for i in range(1, 4)]
+    assert kept.indices == chosen(here, prepared.row, encoded, pruner, seed, newline)
+    others = [chosen(here, prepared.row, encoded, pruner, seed + i, newline) for i in range(1, 4)]
     assert kept.indices not in others  # else the comparison says nothing of the seed
 
 
-def chosen(here: Ran, encoded: Any, pruner: Any, seed: int, newline: str) -> list[int]:
-    (visual,) = here.adapter.prune(pruner, [Subject(encoded.features[0], (seed,))], newline)
+def chosen(here: Ran, row: RowInputs, encoded: Any, pruner: Any, seed: int, newline: str) -> list[int]:
+    (visual,) = here.adapter.apply(pruner, [row], encoded.features, [(seed,)], newline).visual
     assert isinstance(visual, VisualInput)
     return [int(i) for i in visual.keep]
 

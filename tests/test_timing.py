@@ -455,7 +455,7 @@ def test_a_graph_reads_the_prompt_as_the_model_does(tiny_model: Callable[[str], 
     adapter = Adapter(load_model(str(tiny_model(family)), device="cpu"))
     pruner = PRUNERS.get("random").build(PRUNERS.get("random").part(ratio="0.5"))
     ready = Ready([row_of(adapter)], pruner, [(1,)])
-    inputs = before_llm(adapter, ready).inputs
+    inputs, _ = before_llm(adapter, ready)
     with torch.inference_mode():
         arguments = timing_graph._copied(timing_graph.decoder_arguments(adapter.model, inputs))
         token = timing_graph.first_token(adapter.model, arguments)

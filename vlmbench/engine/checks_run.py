@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vlmbench.conditions import Part
 from vlmbench.engine.prepare import Preparer
-from vlmbench.errors import NotApplicableError
+from vlmbench.engine.recorder import Recorder
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
-from vlmbench.models.pruning import Inside, Subject
+from vlmbench.models.pruning import Applied
 from vlmbench.prune import PRUNERS
 from vlmbench.seeds import seed_for
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.decoding import Generation
     from vlmbench.models.inputs import RowInputs
-    from vlmbench.prune.base import Context, Pruner, Reduced
+    from vlmbench.prune.base import Pruner
 
 RATIOS = (0.25, 0.5, 0.9)
 
@@ -87,32 +87,6 @@ class Method:
 
 def _only(changes: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in changes.items() if name in known}
-
-
-class Recorder:
-    """Stands in for a pruner and remembers what it was asked and what it said."""
-
-    def __init__(self, pruner: Pruner) -> None:
-        self._pruner = pruner
-        self.chosen: list[tuple[Context, int, Tensor]] = []
-        self.reduced: list[tuple[Context, int, Reduced]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pruner, name)
-
-    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        chosen = self._pruner.select_many(contexts, ks)
-        self.chosen += zip(contexts, ks, chosen, strict=True)
-        return chosen
-
-    def reduce(self, ctx: Context, k: int) -> Reduced:
-        reduced = self._pruner.reduce(ctx, k)
-        self.reduced.append((ctx, k, reduced))
-        return reduced
-
-    def of_image(self, seed: int) -> list[Tensor]:
-        """Selections from the image of this seed, in the order in which they were made."""
-        return [chosen for ctx, _, chosen in self.chosen if ctx.seed == seed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +166,7 @@ class Bench:
     def plain(self) -> Answers:
         """Of the full model, on an encoding that captures nothing."""
         encoded = self.adapter.encode(self.rows)
-        return self.answer(self.rows, encoded, encoded.features)
+        return self.answer(self.rows, encoded, Applied(encoded.features))
 
     @cached_property
     def singles(self) -> tuple[Bench, ...]:
@@ -208,32 +182,10 @@ class Bench:
             self.encodings[needs] = self.adapter.encode(self.rows, needs)
         return self.encodings[needs]
 
-    def answer(
-        self,
-        rows: Sequence[RowInputs],
-        encoded: EncoderOutput,
-        visual: Sequence[ImageFeatures | VisualInput],
-        positions: Sequence[str] = (),
-        inside: Inside | None = None,
-    ) -> Answers:
+    def answer(self, rows: Sequence[RowInputs], encoded: EncoderOutput, applied: Applied) -> Answers:
         with watching(self.adapter.model) as seen:
-            generations = self.adapter.answer(rows, encoded, visual, self.max_new_tokens, positions, inside)
+            generations = self.adapter.answer(rows, encoded, applied, self.max_new_tokens)
         return Answers(torch.stack(seen), generations)
-
-    def prune(
-        self, method: Method, pruner: Pruner, encoded: EncoderOutput
-    ) -> tuple[Recorder, list[VisualInput]]:
-        """What a method before the language model leaves. Raises NotApplicableError."""
-        recorder = Recorder(pruner)
-        subjects = [
-            Subject(features, method.seeds(self.seed, sample, len(features.images)))
-            for features, sample in zip(encoded.features, self.samples, strict=True)
-        ]
-        done = self.adapter.prune(cast("Pruner", recorder), subjects, self.newline)
-        for part in done:
-            if isinstance(part, NotApplicableError):
-                raise part
-        return recorder, cast("list[VisualInput]", done)
 
     def run(self, method: Method, pruner: Pruner) -> Pruned:
         """`run_again`, once for all checks."""
@@ -254,14 +206,11 @@ class Bench:
             method.seeds(self.seed, sample, len(features.images))
             for features, sample in zip(encoded.features, self.samples, strict=True)
         ]
-        recorder, inside = Recorder(pruner), None
-        visual: Sequence[ImageFeatures | VisualInput] = encoded.features
-        positions = [pruner.positions] * len(rows)
-        if pruner.stage in {"encoder", "projector"}:
-            recorder, visual = self.prune(method, pruner, encoded)
-        elif pruner.stage == "llm":
-            inside = Inside(cast("Pruner", recorder), seeds, self.newline)
-        answers = self.answer(rows, encoded, visual, positions, inside)
+        recorder = Recorder(pruner)
+        applied = self.adapter.apply(cast("Pruner", recorder), rows, encoded.features, seeds, self.newline)
+        applied = applied.served()
+        answers = self.answer(rows, encoded, applied)
+        visual = cast("Sequence[ImageFeatures | VisualInput]", applied.visual)
         return Pruned(recorder, rows, seeds, encoded, visual, self.newline, answers)
 
     def smaller(self, pruner: Pruner) -> Bench:

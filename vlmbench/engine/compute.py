@@ -14,15 +14,13 @@ from vlmbench.engine.plan import Batch, Request, prune_seeds, pruner_of
 from vlmbench.engine.prepare import Prepared, Settled
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.decoding import Generation
-from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
-from vlmbench.models.pruning import Inside, Subject
+from vlmbench.models.features import EncoderOutput, ImageFeatures
 from vlmbench.schema import Record, State
 from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
-    from vlmbench.prune.base import Pruner
     from vlmbench.tasks.scorers.base import Scorer
 
 
@@ -105,41 +103,30 @@ class Answerer:
         self.adapter.synchronize()
         encoding = time.perf_counter()
         pruner = pruner_of(ready[0].request.condition)
-        whole = [by_group.get(p.request.pixels_group) for p in ready]
-        visual: list[ImageFeatures | VisualInput | None] = list(whole)
-        refused: dict[int, NotApplicableError] = {}
-        if pruner is not None and pruner.stage in {"encoder", "projector"}:
-            done = self._prune(pruner, ready, whole)
-            visual = [part if isinstance(part, VisualInput) else None for part in done]
-            refused = {i: part for i, part in enumerate(done) if isinstance(part, NotApplicableError)}
+        applied = self.adapter.apply(
+            pruner,
+            [p.row for p in ready],
+            [by_group.get(p.request.pixels_group) for p in ready],
+            [prune_seeds(p.request, self.seed) for p in ready],
+            self.newline,
+        )
+        if pruner is not None:
             self.adapter.synchronize()
-        elif pruner is not None and pruner.stage == "llm":
-            refused = self._unreachable(pruner, whole)
         pruning = time.perf_counter()
-        going = [i for i in range(len(ready)) if i not in refused]
+        going = [i for i in range(len(ready)) if i not in applied.refused]
         answers: dict[int, Generation] = {}
         if going:
             filled = [*going, *[going[-1]] * (rows - len(going))]
-            inside = None
-            if pruner is not None and pruner.stage == "llm":
-                inside = Inside(
-                    pruner, [prune_seeds(ready[i].request, self.seed) for i in filled], self.newline
-                )
             longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
             generations = self.adapter.answer(
-                [ready[i].row for i in filled],
-                encoded,
-                [visual[i] for i in filled],
-                longest,
-                [] if pruner is None else [pruner.positions] * len(filled),
-                inside,
+                [ready[i].row for i in filled], encoded, applied.take(filled), longest
             )
             answers = dict(zip(going, generations, strict=False))
         end = time.perf_counter()
         times["encode"] += (encoding - start) * 1e3
         times["prune"] = times.get("prune", 0.0) + (pruning - encoding) * 1e3
         times["generate"] += (end - pruning) * 1e3
-        return [refused[i] if i in refused else answers[i] for i in range(len(ready))]
+        return [applied.refused.get(i) or answers[i] for i in range(len(ready))]
 
     def _encode(
         self, ready: Sequence[Prepared], pictures: int
@@ -158,33 +145,6 @@ class Answerer:
                 self.encodings.popitem(last=False)
         encoded = self.encodings[key]
         return encoded, dict(zip(distinct, encoded.features, strict=False))
-
-    def _prune(
-        self, pruner: Pruner, ready: Sequence[Prepared], whole: Sequence[ImageFeatures | None]
-    ) -> list[VisualInput | NotApplicableError | None]:
-        """What remains per row; once per picture, unless the method reads the question."""
-        keys = [(p.request.pixels_group, i if pruner.text_dependent else -1) for i, p in enumerate(ready)]
-        wanted = {
-            key: Subject(features, prune_seeds(p.request, self.seed))
-            for key, p, features in zip(keys, ready, whole, strict=True)
-            if features is not None
-        }
-        done = self.adapter.prune(pruner, list(wanted.values()), self.newline)
-        found = dict(zip(wanted, done, strict=True))
-        return [found.get(key) for key in keys]
-
-    def _unreachable(
-        self, pruner: Pruner, whole: Sequence[ImageFeatures | None]
-    ) -> dict[int, NotApplicableError]:
-        """The rows whose budget no schedule inside the language model reaches."""
-        refused = {}
-        for row, features in enumerate(whole):
-            try:
-                for image in features.images if features else ():
-                    pruner.schedule(image.stop - image.start, self.adapter.layers)
-            except NotApplicableError as reason:
-                refused[row] = reason
-        return refused
 
     def _record(
         self, prepared: Prepared, answer: Generation | Exception, times: dict[str, float], batch: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -13,18 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from vlmbench.engine.plan import prune_seeds
-from vlmbench.errors import NotApplicableError
-from vlmbench.models import decoding
+from vlmbench.engine.recorder import Recorder
 from vlmbench.models.features import EncoderOutput, ImageTokens
 from vlmbench.models.geometry import keeps_shape
-from vlmbench.models.inside import prune_inside
-from vlmbench.models.pruning import Inside, Subject
-from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
     from vlmbench.engine.prepare import Prepared
     from vlmbench.models.adapter import Adapter
-    from vlmbench.prune.base import Context, Pruner, Reduced
+    from vlmbench.prune.base import Pruner, Reduced
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,90 +60,48 @@ def kept_tokens(
     pruner: Pruner,
     seed: int,
     newline: str = "counted",
+    evidence: tuple[Tensor, ...] | None = None,
 ) -> KeptTokens:
     """What a method leaves of a request's visual tokens; `seed` is the run's.
 
-    encoded: of this request alone, with what the method needs. Raises NotApplicableError for budgets out of
-    the method's reach.
+    encoded: of this request alone, with what the method needs; evidence: see `Adapter.apply`. Raises
+    NotApplicableError for budgets out of the method's reach.
     """
-    seeds = prune_seeds(prepared.request, seed)
-    if pruner.stage == "llm":
-        return _inside(adapter, prepared, encoded, Inside(pruner, [seeds], newline))
-    features = encoded.features[0]
-    watched = _Watched(pruner)
-    (visual,) = adapter.prune(cast("Pruner", watched), [Subject(features, seeds)], newline)
-    if isinstance(visual, NotApplicableError):
-        raise visual
-    share, group = _nothing(features.count)
-    if pruner.merges:
-        for image, reduced in zip(features.images, watched.reduced, strict=True):
-            _place_merged(image, reduced, share, group)
-    stay = visual.keep.cpu().numpy()
-    if pruner.merges:  # the others have been placed
-        stay = stay[np.isin(stay, [place for image in features.images for place in _newlines(image)])]
-    share[stay], group[stay] = 1, 0
-    return KeptTokens(
-        share, group, len(visual.keep), 0, digest(visual.keep.tolist(), visual.position_from.tolist())
-    )
+    features, recorder = encoded.features[0], Recorder(pruner)
+    applied = adapter.apply(
+        cast("Pruner", recorder),
+        [prepared.row],
+        [features],
+        [prune_seeds(prepared.request, seed)],
+        newline,
+        [evidence],
+    ).served()
+    (answer,) = adapter.answer([prepared.row], encoded, applied, 1)
+    assert answer.share is not None
+    assert answer.kept_hash is not None
+    share = answer.share.numpy()
+    group = np.where(share == 1, 0, -1).astype(np.int32)
+    before_llm = pruner.stage != "llm"
+    if pruner.merges and before_llm:
+        for image, (_, _, reduced) in zip(features.images, recorder.reduced, strict=True):
+            _place_merged(image, reduced, group)
+    last = answer.visual_tokens[-1]
+    from_layer = 0 if before_llm else answer.visual_tokens.index(last)
+    return KeptTokens(share, group, last, from_layer, answer.kept_hash)
 
 
-class _Watched:
-    """A method, and what it merged: the adapter hands on only the new tokens, not what they are made of."""
-
-    def __init__(self, pruner: Pruner) -> None:
-        self._pruner = pruner
-        self.reduced: list[Reduced] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pruner, name)
-
-    def reduce(self, ctx: Context, k: int) -> Reduced:
-        self.reduced.append(self._pruner.reduce(ctx, k))
-        return self.reduced[-1]
-
-
-def _nothing(n: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    return np.zeros(n, np.float32), np.full(n, -1, np.int32)
-
-
-def _newlines(image: ImageTokens) -> list[int]:
-    places: list[int] = (image.grid[:, 1] < 0).nonzero()[:, 0].tolist()
-    return [image.start + place for place in places]
-
-
-def _place_merged(
-    image: ImageTokens, reduced: Reduced, share: NDArray[np.float32], group: NDArray[np.int32]
-) -> None:
+def _place_merged(image: ImageTokens, reduced: Reduced, group: NDArray[np.int32]) -> None:
     """A merged token is outlined where it weighs most: its whole cell where it is a plain mean, else the
     target that took the others in."""
     at = image.start + (image.grid[:, 1] >= 0).nonzero()[:, 0].cpu().numpy()
     weights = reduced.weights[:, : len(at)].float().cpu().numpy()
-    share[at] = weights.max(axis=0).clip(0, 1)
+    group[at] = -1
     first = int(group.max(initial=0)) + 1
     for row, (weight, source) in enumerate(zip(weights, reduced.source.tolist(), strict=True)):
         if source >= 0:
             group[at[source]] = 0
         elif weight.max(initial=0) > 0:  # a class token is of no place
             group[at[weight >= weight.max() * (1 - 1e-4)]] = first + row
-
-
-def _inside(adapter: Adapter, prepared: Prepared, encoded: EncoderOutput, inside: Inside) -> KeptTokens:
-    features = encoded.features[0]
-    inputs = adapter.model_inputs([prepared.row], encoded, [features], [inside.pruner.positions])
-    spans = inside.spans(inputs["input_ids"] == adapter.image_token_id, [features])
-    with prune_inside(adapter.model, inside.pruner, spans, inside.pruner.positions) as log:
-        decoding.generate(adapter.model, adapter.tokenizer, inputs, 1, adapter.pad_id)
-    share, group = _nothing(features.count)
-    for image, kept in zip(features.images, log.kept[0], strict=True):
-        places = torch.arange(image.start, image.stop)
-        if inside.newline == "kept":
-            share[_newlines(image)], group[_newlines(image)] = 1, 0
-            places = places[image.grid[:, 1].cpu() >= 0]
-        stay = places[kept.cpu()].numpy()
-        share[stay], group[stay] = 1, 0
-    cuts = [cut.layer for image_cuts in log.cuts[0] for cut in image_cuts]
-    name = digest("inside", [kept.tolist() for kept in log.kept[0]])
-    return KeptTokens(share, group, int((group == 0).sum()), max(cuts, default=0), name)
 
 
 def tiles_of(

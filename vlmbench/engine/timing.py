@@ -281,7 +281,7 @@ def _graphs(adapter: Adapter, ready: Mapping[str, Ready], notes: list[str]) -> d
         if each.stage == "llm":
             continue
         try:
-            inputs = before_llm(adapter, each).inputs
+            inputs, _ = before_llm(adapter, each)
             if maker is None:
                 maker = timing_graph.find_maker(adapter.model, inputs, notes)
                 if maker is None:

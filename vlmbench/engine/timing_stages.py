@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,9 @@ from vlmbench.engine.timing_bound import launch_share
 from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.metrics.cost import head_macs, prefill_macs
 from vlmbench.models.decoding import greedy_config
-from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
-from vlmbench.models.inside import InsideLog, prune_inside
-from vlmbench.models.pruning import Inside, Subject
+from vlmbench.models.features import EncoderOutput
+from vlmbench.models.inside import InsideLog
+from vlmbench.models.pruning import Applied
 from vlmbench.models.shape import llm_shape
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ class Ready:
     seeds: Sequence[tuple[int, ...]] = ()
     """Per row, a seed per image; empty for clean."""
     newline: str = "counted"
+    evidence: Sequence[tuple[Tensor, ...] | None] = ()
+    """Per row and image, for methods that know what is asked about; see `Adapter.apply`."""
 
     @property
     def stage(self) -> str | None:
@@ -74,14 +75,6 @@ class Stages:
         return self.encode + self.prune + self.assemble + self.prefill
 
 
-@dataclass(frozen=True, eq=False)
-class Assembled:
-    """A batch in front of the language model."""
-
-    inputs: dict[str, Any]
-    visual: Sequence[ImageFeatures | VisualInput]
-
-
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]
     """Notes when the first token is there; never stops anything."""
 
@@ -111,22 +104,22 @@ def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefil
     start = now()
     encoded = encode(adapter, ready)
     encoding = now()
-    visual = prune(adapter, ready, encoded)
+    applied = apply(adapter, ready, encoded)
     pruning = now()
-    batch = assemble(adapter, ready, encoded, visual)
+    inputs = adapter.model_inputs(ready.rows, encoded, applied)
     assembling = now()
     log: InsideLog | None = None
     total: float | None = None
     made = 0
     if graph is None:
         first = _FirstToken(now)
-        with inside(adapter, ready, batch) as log:
-            made = _generate(adapter, batch.inputs, new_tokens, first)
+        with adapter.program(inputs, applied) as log:
+            made = _generate(adapter, inputs, new_tokens, first)
         end = now()
         assert first.at is not None
         prefill, total = first.at - assembling, end - start
     else:
-        graph(batch.inputs)
+        graph(inputs)
         prefill = now() - assembling
     return Stages(
         encode=encoding - start,
@@ -134,18 +127,19 @@ def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefil
         assemble=assembling - pruning,
         prefill=prefill,
         total=total,
-        visual_tokens=sum(len(part.rows) for part in batch.visual) / len(batch.visual),
-        lengths=_lengths(adapter, batch, log),
+        visual_tokens=sum(len(part.rows) for part in applied.visual if part) / len(applied.visual),
+        lengths=_lengths(adapter, inputs, log),
         new_tokens=made,
         peak_bytes=None if held is None else torch.cuda.max_memory_allocated(adapter.device) - held,
     )
 
 
 @torch.inference_mode()
-def before_llm(adapter: Adapter, ready: Ready) -> Assembled:
-    """The batch as it enters the language model."""
+def before_llm(adapter: Adapter, ready: Ready) -> tuple[dict[str, Any], Applied]:
+    """The batch as it enters the language model, and what goes on inside it."""
     encoded = encode(adapter, ready)
-    return assemble(adapter, ready, encoded, prune(adapter, ready, encoded))
+    applied = apply(adapter, ready, encoded)
+    return adapter.model_inputs(ready.rows, encoded, applied), applied
 
 
 def encode(adapter: Adapter, ready: Ready) -> EncoderOutput:
@@ -154,40 +148,11 @@ def encode(adapter: Adapter, ready: Ready) -> EncoderOutput:
     return adapter.encode(ready.rows, needs)
 
 
-def prune(adapter: Adapter, ready: Ready, encoded: EncoderOutput) -> Sequence[ImageFeatures | VisualInput]:
-    """What is left per row. Raises NotApplicableError where a row cannot be served."""
-    pruner = ready.pruner
-    if pruner is None or pruner.stage in {"image", "llm"}:
-        return encoded.features
-    subjects = [Subject(*pair) for pair in zip(encoded.features, ready.seeds, strict=True)]
-    kept = []
-    for part in adapter.prune(pruner, subjects, ready.newline):
-        if isinstance(part, NotApplicableError):
-            raise part
-        kept.append(part)
-    return kept
-
-
-def assemble(
-    adapter: Adapter,
-    ready: Ready,
-    encoded: EncoderOutput,
-    visual: Sequence[ImageFeatures | VisualInput],
-) -> Assembled:
-    positions = [] if ready.pruner is None else [ready.pruner.positions] * len(ready.rows)
-    return Assembled(adapter.model_inputs(ready.rows, encoded, visual, positions), visual)
-
-
-@contextmanager
-def inside(adapter: Adapter, ready: Ready, batch: Assembled) -> Iterator[InsideLog | None]:
-    """The language model with the condition's method inside it, or as it is; for one pass."""
-    if ready.pruner is None or ready.stage != "llm":
-        yield None
-        return
-    places = (batch.inputs["input_ids"] == adapter.image_token_id) & batch.inputs["attention_mask"].bool()
-    spans = Inside(ready.pruner, ready.seeds, ready.newline).spans(places, batch.visual)
-    with prune_inside(adapter.model, ready.pruner, spans, ready.pruner.positions) as log:
-        yield log
+def apply(adapter: Adapter, ready: Ready, encoded: EncoderOutput) -> Applied:
+    """What the language model is given. Raises NotApplicableError where a row cannot be served."""
+    return adapter.apply(
+        ready.pruner, ready.rows, encoded.features, ready.seeds, ready.newline, ready.evidence
+    ).served()
 
 
 @torch.inference_mode()
@@ -196,13 +161,13 @@ def prefill_launch_share(adapter: Adapter, ready: Ready, graph: GraphPrefill | N
     directly."""
     if adapter.device.type != "cuda":
         return None
-    batch = before_llm(adapter, ready)
+    inputs, applied = before_llm(adapter, ready)
 
     def run() -> object:
         if graph is not None:
-            return graph(batch.inputs)
-        with inside(adapter, ready, batch):
-            return adapter.model.base_model(**batch.inputs, use_cache=True)
+            return graph(inputs)
+        with adapter.program(inputs, applied):
+            return adapter.model.base_model(**inputs, use_cache=True)
 
     run()
     return launch_share(run, adapter.device)
@@ -263,8 +228,8 @@ def _generate(adapter: Adapter, inputs: Mapping[str, Any], new_tokens: int, firs
     return int(sequences.shape[1] - inputs["input_ids"].shape[1])
 
 
-def _lengths(adapter: Adapter, batch: Assembled, log: InsideLog | None) -> tuple[int, ...]:
-    width = int(batch.inputs["input_ids"].shape[1])
+def _lengths(adapter: Adapter, inputs: Mapping[str, Tensor], log: InsideLog | None) -> tuple[int, ...]:
+    width = int(inputs["input_ids"].shape[1])
     if log is None:
         return (width,) * adapter.layers
     return tuple(width - max(log.entered[0]) + max(entered) for entered in log.entered)

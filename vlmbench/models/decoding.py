@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Generation:
     """One answer."""
 
@@ -28,6 +28,9 @@ class Generation:
     """Visual tokens that entered each layer of the language model."""
     kept_hash: str | None = None
     """Names the set of visual tokens that reached the last layer; None where all of them did."""
+    share: Tensor | None = None
+    """[n] float32 on the CPU: how much of each visual token of the prompt reached it; see
+    `VisualInput.share`."""
 
 
 class _Watch(LogitsProcessor):  # type: ignore[misc]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import UsageError
+from vlmbench.seeds import digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,12 @@ class ImageTokens:
     """[n]."""
     keys: Tensor | None = None
     """[n, d_k]."""
+    middle_attention: Tensor | None = None
+    """[n]."""
+    last_attention: Tensor | None = None
+    """[n]."""
+    last_keys: Tensor | None = None
+    """[n, d_v]."""
     extra: Tensor | None = None
     """[E, P, c]."""
 
@@ -64,6 +71,14 @@ class VisualInput:
     """[k] int64, ascending: the request's placeholders that remain; row i fills placeholder keep[i]."""
     position_from: Tensor
     """[k] int64: the placeholder whose original position id row i takes."""
+    share: Tensor
+    """[n] float32: how much of each token of the request is left: 1 kept as it is, 0 dropped, else the
+    largest weight with which it went into a new token."""
+
+    @property
+    def kept_hash(self) -> str:
+        """Names the choice."""
+        return digest(self.keep.tolist(), self.position_from.tolist())
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.errors import UsageError
 from vlmbench.models import families, features
-from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
+from vlmbench.models.before import Subject
+from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.inside import InsideLog, prune_inside, refuse_generate
 from vlmbench.models.library_prompt import Prompt, fingerprints
-from vlmbench.models.pruning import Inside, Subject, prune
+from vlmbench.models.pruning import Applied, Visual, apply
 from vlmbench.prune import KEEP, RATIO
 from vlmbench.prune.base import COMPACT, Pruner
 from vlmbench.seeds import seed_for
@@ -74,9 +75,54 @@ class Pruning:
             left = iter(encoded.features)
             visual = [next(left) if count else None for count in counts]
             seeds = self._seeds(vision, visual)
+            applied = self._apply(kwargs, places, visual, seeds)
             rest = {key: value for key, value in kwargs.items() if key != "pixel_values"}
-            run = self._inside if self.pruner.stage == "llm" else self._before
-            return run(original, rest, encoded, visual, seeds, places)
+            order = [part for part in applied.visual if part is not None]
+            if any(len(part.rows) for part in order):
+                rest["mm_encoder_outputs"] = {"image": features.for_requests(encoded, order)}
+            with self._program(kwargs, places, applied) as log:
+                output = original(**rest)
+            kept = tuple(
+                _kept(part, applied, row, log, whole)
+                for row, (part, whole) in enumerate(zip(applied.visual, visual, strict=True))
+            )
+            self._log(visual, kept, seeds)
+            return output
+
+    def _apply(
+        self,
+        kwargs: Mapping[str, Any],
+        places: Tensor,
+        visual: Sequence[ImageFeatures | None],
+        seeds: tuple[tuple[int, ...], ...],
+    ) -> Applied:
+        subjects = [
+            None if part is None else Subject(part, own, self._text(kwargs, places, row))
+            for row, (part, own) in enumerate(zip(visual, seeds, strict=True))
+        ]
+        projector = self._projector if "projector_in" in self.pruner.needs else None
+        return apply(self._model, projector, self.pruner, subjects, self._newline).served()
+
+    @contextmanager
+    def _program(
+        self, kwargs: Mapping[str, Any], places: Tensor, applied: Applied
+    ) -> Iterator[InsideLog | None]:
+        """The model for one call: with a shorter prompt, or with a method between its layers."""
+        if applied.inside is None:
+            token = self._model.config.image_token_id
+            parts = [part if isinstance(part, VisualInput) else None for part in applied.visual]
+            with self._reading(Prompt(token, parts, applied.positions == COMPACT)):
+                yield None
+            return
+        spans = applied.inside.spans(places, applied.visual)
+        layers = len(self._model.base_model.get_decoder().layers)
+        cuts = [cut for row in spans for i in row for cut in self.pruner.schedule(len(i.index), layers)]
+        refuse_generate(self._model, kwargs, "llm", min((cut.layer for cut in cuts), default=layers))
+        with (
+            prune_inside(self._model, self.pruner, spans, applied.positions) as log,
+            self._reading(None),
+        ):
+            yield log
 
     def _vision(self, kwargs: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """The image encoder's arguments; None without images."""
@@ -125,39 +171,6 @@ class Pruning:
             for part in visual
         )
 
-    def _before(
-        self,
-        original: Callable[..., Any],
-        kwargs: dict[str, Any],
-        encoded: EncoderOutput,
-        visual: Sequence[ImageFeatures | None],
-        seeds: tuple[tuple[int, ...], ...],
-        places: Tensor,
-    ) -> Any:
-        """Pruned before the language model."""
-        subjects = [
-            Subject(part, own, self._text(kwargs, places, row))
-            for row, (part, own) in enumerate(zip(visual, seeds, strict=True))
-            if part is not None
-        ]
-        projector = self._projector if "projector_in" in self.pruner.needs else None
-        made = iter(prune(self._model, projector, self.pruner, subjects, self._newline))
-        parts: list[VisualInput | None] = []
-        for part in visual:
-            pruned = None if part is None else next(made)
-            if isinstance(pruned, NotApplicableError):
-                raise pruned
-            parts.append(pruned)
-        order = [part for part in parts if part is not None]
-        if any(len(part.rows) for part in order):
-            kwargs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, order)}
-        token = self._model.config.image_token_id
-        with self._reading(Prompt(token, parts, self.pruner.positions == COMPACT)):
-            output = original(**kwargs)
-        kept = tuple(_of_images(*pair) for pair in zip(visual, parts, strict=True))
-        self._log(visual, kept, seeds)
-        return output
-
     def _text(self, kwargs: Mapping[str, Any], places: Tensor, row: int) -> Tensor | None:
         """[T, d]: input embeddings of a row's text tokens, for methods that read."""
         if "text" not in self.pruner.needs:
@@ -167,38 +180,6 @@ class Pruning:
         with torch.inference_mode():
             found: Tensor = self._model.get_input_embeddings()(words)
         return found
-
-    def _inside(
-        self,
-        original: Callable[..., Any],
-        kwargs: dict[str, Any],
-        encoded: EncoderOutput,
-        visual: Sequence[ImageFeatures | None],
-        seeds: tuple[tuple[int, ...], ...],
-        places: Tensor,
-    ) -> Any:
-        """Pruned between layers of the language model."""
-        spans = Inside(self.pruner, seeds, self._newline).spans(places, visual)
-        layers = len(self._model.base_model.get_decoder().layers)
-        cuts = [cut for row in spans for i in row for cut in self.pruner.schedule(len(i.index), layers)]
-        refuse_generate(self._model, kwargs, "llm", min((cut.layer for cut in cuts), default=layers))
-        kwargs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, encoded.features)}
-        with (
-            prune_inside(self._model, self.pruner, spans, self.pruner.positions) as log,
-            self._reading(None),
-        ):
-            output = original(**kwargs)
-        self._log(visual, tuple(self._of_log(part, row, log) for row, part in enumerate(visual)), seeds)
-        return output
-
-    def _of_log(self, part: ImageFeatures | None, row: int, log: InsideLog) -> tuple[Tensor, ...]:
-        found = []
-        for image, kept in zip(part.images if part else (), log.kept[row], strict=True):
-            newline = image.grid[:, 1].cpu() < 0
-            if self._newline == "kept":  # outside of the method's count
-                kept = torch.cat([(~newline).nonzero()[:, 0][kept.cpu()], newline.nonzero()[:, 0]])
-            found.append(kept.cpu().sort().values)
-        return tuple(found)
 
     def _log(
         self,
@@ -239,9 +220,15 @@ def _ids(kwargs: Mapping[str, Any]) -> Any:
     return kwargs.get("inputs") if ids is None else ids
 
 
-def _of_images(whole: ImageFeatures | None, left: VisualInput | None) -> tuple[Tensor, ...]:
+def _kept(
+    part: Visual, applied: Applied, row: int, log: InsideLog | None, whole: ImageFeatures | None
+) -> tuple[Tensor, ...]:
     """Per image, the indices of its tokens that are left."""
-    if whole is None or left is None:
+    if whole is None:
         return ()
-    keep = left.keep.cpu()
+    if applied.inside is not None and log is not None:
+        keep = applied.inside.share(log, row, whole).nonzero()[:, 0]
+    else:
+        assert isinstance(part, VisualInput)
+        keep = part.keep.cpu()
     return tuple(keep[(keep >= i.start) & (keep < i.stop)] - i.start for i in whole.images)

@@ -84,7 +84,7 @@ class Prompt:
         shrunk["attention_mask"] = kept.valid.long() if padded else None
         if named.get("position_ids") is not None:
             ids = named["position_ids"].expand(*named["position_ids"].shape[:-2], *valid.shape)
-            new = kept_positions(ids, kept, places, visual, [self._compact] * len(valid))
+            new = kept_positions(ids, kept, places, visual, self._compact)
             shrunk["position_ids"] = self._renumbered(ids, new, valid) if self._compact else new
         return shrunk
 

@@ -1,32 +1,27 @@
-"""Pruning before the language model: encoded images + a method -> what the language model is given."""
+"""A method on encoded images: what the language model is given, and what goes on inside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from vlmbench.errors import ContractError, NotApplicableError
+from vlmbench.errors import NotApplicableError
+from vlmbench.models.before import Subject, prune
 from vlmbench.models.features import ImageFeatures, ImageTokens, VisualInput
-from vlmbench.models.inside import ImageSpan
-from vlmbench.prune.base import Context
+from vlmbench.models.inside import ImageSpan, InsideLog
+from vlmbench.prune.base import ORIGINAL
 
 if TYPE_CHECKING:
     from vlmbench.prune.base import Pruner
     from vlmbench.prune.projector import Projector
 
 
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The encoded images of one request, with a seed per image and, for methods that read, its text."""
-
-    features: ImageFeatures
-    seeds: tuple[int, ...]
-    text: Tensor | None = None
-    """[T, d]: input embeddings of the prompt's text tokens."""
+Visual = ImageFeatures | VisualInput | None
+"""What a row is given for its images: all of them, what is left of them, or nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +34,7 @@ class Inside:
     newline: str = "counted"
     """`kept` leaves newline tokens alone; else they are tokens like any other in here."""
 
-    def spans(
-        self, places: Tensor, visual: Sequence[ImageFeatures | VisualInput | None]
-    ) -> list[list[ImageSpan]]:
+    def spans(self, places: Tensor, visual: Sequence[Visual]) -> list[list[ImageSpan]]:
         """Per row and image the columns of its visual tokens in the padded prompt; `places`: bool [B, S]."""
         rows = []
         for row, (part, seeds) in enumerate(zip(visual, self.seeds, strict=True)):
@@ -49,6 +42,18 @@ class Inside:
             columns = places[row].nonzero()[:, 0]
             rows.append([self._span(columns, *pair) for pair in zip(images, seeds, strict=False)])
         return rows
+
+    def share(self, log: InsideLog, row: int, part: ImageFeatures) -> Tensor:
+        """[n]: how much of each visual token of a row is left behind the last cut."""
+        share = torch.zeros(part.count)
+        for image, kept in zip(part.images, log.kept[row], strict=True):
+            here = torch.arange(image.start, image.stop)
+            if self.newline == "kept":
+                newline = image.grid[:, 1].cpu() < 0
+                share[here[newline]] = 1
+                here = here[~newline]
+            share[here[kept.cpu()]] = 1
+        return share
 
     def _span(self, columns: Tensor, tokens: ImageTokens, seed: int) -> ImageSpan:
         own, grid = columns[tokens.start : tokens.stop], tokens.grid
@@ -59,149 +64,69 @@ class Inside:
 
 
 @dataclass(frozen=True, eq=False)
-class _Image:
-    """One image about to be pruned; indices count from its first token."""
+class Applied:
+    """What the language model is given for the images of a batch; one entry per row."""
 
-    features: ImageFeatures
-    """Of the whole request."""
-    tokens: ImageTokens
-    context: Context
-    at: Tensor
-    """[N] places of the image tokens."""
-    newlines: Tensor
-    """Places of the newline tokens that stay."""
-    k: int
-    """Image tokens that stay."""
+    visual: tuple[Visual, ...]
+    positions: str = ORIGINAL
+    """Position ids of what is left."""
+    inside: Inside | None = None
+    """What goes on dropping tokens between its layers."""
+    refused: Mapping[int, NotApplicableError] = field(default_factory=dict)
+    """Rows that the method cannot serve, and why; their `visual` is None."""
+
+    def take(self, rows: Sequence[int]) -> Applied:
+        """These rows, any number of times each."""
+        inside = self.inside and replace(self.inside, seeds=[self.inside.seeds[row] for row in rows])
+        refused = {i: self.refused[row] for i, row in enumerate(rows) if row in self.refused}
+        return Applied(tuple(self.visual[row] for row in rows), self.positions, inside, refused)
+
+    def served(self) -> Applied:
+        """The same. Raises the first reason where a row cannot be served."""
+        for reason in self.refused.values():
+            raise reason
+        return self
 
 
-@torch.inference_mode()
-def prune(
+def apply(
     model: Any,
     projector: Projector | None,
-    pruner: Pruner,
-    subjects: Sequence[Subject],
+    pruner: Pruner | None,
+    subjects: Sequence[Subject | None],
     newline: str = "counted",
-) -> list[VisualInput | NotApplicableError]:
-    """What remains of each request's visual tokens; the reason in place of those that the method cannot do.
+) -> Applied:
+    """A method on a batch, at whatever stage it works; None where a row has no image.
 
-    Images of all requests are selected from together. Raises ItemError for features that are not finite.
+    Before the language model each picture is pruned once, however many rows ask about it, unless the method
+    reads the question.
     """
-    prepared: list[list[_Image] | NotApplicableError] = []
-    for subject in subjects:
-        try:
-            prepared.append(
-                [_image(subject, i, projector, pruner, newline) for i in range(len(subject.features.images))]
-            )
-        except NotApplicableError as reason:
-            prepared.append(reason)
-    images = [image for each in prepared if isinstance(each, list) for image in each]
-    if pruner.merges:
-        parts = iter([_merged(model, pruner, image) for image in images])
-    else:
-        chosen = _select(pruner, images)
-        parts = iter([_selected(image, keep) for image, keep in zip(images, chosen, strict=True)])
-    return [
-        each if isinstance(each, NotApplicableError) else _joined([next(parts) for _ in each])
-        for each in prepared
+    whole = tuple(None if subject is None else subject.features for subject in subjects)
+    if pruner is None:
+        return Applied(whole)
+    refused: dict[int, NotApplicableError] = {}
+    if pruner.stage == "image":
+        return Applied(whole, pruner.positions)
+    if pruner.stage == "llm":
+        layers = len(model.base_model.get_decoder().layers)
+        for row, features in enumerate(whole):
+            try:
+                for image in features.images if features else ():
+                    pruner.schedule(image.stop - image.start, layers)
+            except NotApplicableError as reason:
+                refused[row] = reason
+        seeds = [() if subject is None else subject.seeds for subject in subjects]
+        visual = tuple(None if row in refused else part for row, part in enumerate(whole))
+        return Applied(visual, pruner.positions, Inside(pruner, seeds, newline), refused)
+    keys = [
+        None if s is None else (id(s.features), s.seeds, row if pruner.text_dependent else -1)
+        for row, s in enumerate(subjects)
     ]
-
-
-def _image(subject: Subject, index: int, projector: Projector | None, pruner: Pruner, newline: str) -> _Image:
-    tokens = subject.features.images[index]
-    n = tokens.stop - tokens.start
-    grid = tokens.grid.cpu()
-    real = grid[:, 1] >= 0
-    at, lines = real.nonzero()[:, 0], (~real).nonzero()[:, 0]
-    if not pruner.budgeted:
-        k, stay = pruner.budget(n), lines[: n * bool(pruner.budget(n))]
-        k = min(k, len(at))
-    elif newline == "counted":
-        total = pruner.budget(n)
-        k = min(total, len(at))
-        stay = lines[: total - k]
-    else:
-        k = pruner.budget(len(at))
-        stay = lines if newline == "kept" else lines[:0]
-    device = subject.features.rows.device
-    here = at.to(device)
-    context = Context(
-        features=_take(subject.features.rows[tokens.start : tokens.stop], here, n),
-        grid=grid[at],
-        projector_in=_take(tokens.projector_in, here, n),
-        projector=projector,
-        attention=_take(tokens.attention, here, n),
-        keys=_take(tokens.keys, here, n),
-        extra=tokens.extra,
-        text=subject.text,
-        seed=subject.seeds[index],
-    )
-    return _Image(subject.features, tokens, context, here, stay.to(device), k)
-
-
-def _take(tensor: Any, at: Tensor, n: int) -> Any:
-    return tensor if tensor is None or len(at) == n else tensor[at]
-
-
-def _select(pruner: Pruner, images: Sequence[_Image]) -> list[Tensor]:
-    """Per image the indices of the image tokens that stay."""
-    some = [image for image in images if image.k]
-    found = pruner.select_many([i.context for i in some], [i.k for i in some]) if some else []
-    for image, indices in zip(some, found, strict=True):
-        _check_selection(pruner, indices, image.k, len(image.at))
-    chosen = iter(found)
-    return [next(chosen).to(i.at.device) if i.k else i.at[:0] for i in images]
-
-
-def _check_selection(pruner: Pruner, indices: Tensor, k: int, n: int) -> None:
-    """Raises ContractError where a method, perhaps a third party's, breaks the contract of `select`: unsorted
-    or repeated ids would give the model tokens in the wrong places, silently."""
-    rising = indices.ndim == 1 and bool((indices.diff() > 0).all())
-    inside = rising and len(indices) > 0 and bool((indices[0] >= 0) & (indices[-1] < n))
-    if not inside or (len(indices) != k and not pruner.adaptive):
-        raise ContractError(
-            f"pruner {type(pruner).__name__} broke its contract: select must return {k} indices below {n}, "
-            f"ascending and distinct: got {str(indices.tolist())[:80]}"
-        )
-
-
-def _selected(image: _Image, chosen: Tensor) -> VisualInput:
-    keep = torch.cat([image.at[chosen], image.newlines])
-    if len(image.newlines):
-        keep = keep.sort().values
-    tokens, features = image.tokens, image.features
-    keep = keep + tokens.start
-    return VisualInput(features.rows[keep], tuple(layer[keep] for layer in features.deepstack), keep, keep)
-
-
-def _merged(model: Any, pruner: Pruner, image: _Image) -> VisualInput:
-    """New tokens in their order, in the places of the tokens that they come from; newlines keep theirs."""
-    from vlmbench.models import families
-
-    reduced = pruner.reduce(image.context, image.k)
-    tokens, features = image.tokens, image.features
-    own = features.rows[tokens.start : tokens.stop]
-    made = families.project(model, reduced.features) if pruner.stage == "encoder" else reduced.features
-    origin = image.at[reduced.position_from.to(image.at.device)]
-    order = torch.cat([origin.sort().values, image.newlines]).argsort()
-    rows = torch.cat([made.to(own.dtype), own[image.newlines]])[order]
-    position_from = torch.cat([origin, image.newlines])[order]
-    deepstack = []
-    for layer in features.deepstack:
-        old = layer[tokens.start : tokens.stop]
-        mixed = reduced.weights[:, : len(image.at)].to(old.dtype) @ old[image.at]
-        deepstack.append(torch.cat([mixed, old[image.newlines]])[order])
-    keep = position_from.sort().values + tokens.start
-    return VisualInput(rows, tuple(deepstack), keep, position_from + tokens.start)
-
-
-def _joined(parts: Sequence[VisualInput]) -> VisualInput:
-    """The images of a request behind one another."""
-    if len(parts) == 1:
-        return parts[0]
-    layers = zip(*(part.deepstack for part in parts), strict=True)
-    return VisualInput(
-        torch.cat([part.rows for part in parts]),
-        tuple(torch.cat(layer) for layer in layers),
-        torch.cat([part.keep for part in parts]),
-        torch.cat([part.position_from for part in parts]),
-    )
+    distinct = {key: s for key, s in zip(keys, subjects, strict=True) if s is not None}
+    done = dict(zip(distinct, prune(model, projector, pruner, list(distinct.values()), newline), strict=True))
+    left: list[Visual] = []
+    for row, key in enumerate(keys):
+        part = None if key is None else done[key]
+        if isinstance(part, NotApplicableError):
+            refused[row], part = part, None
+        left.append(part)
+    return Applied(tuple(left), pruner.positions, None, refused)

@@ -51,11 +51,11 @@ def kept_positions(
     kept: Kept,
     placeholders: Tensor,
     visual: Sequence[ImageFeatures | VisualInput | None],
-    compact: Sequence[bool],
+    compact: bool,
 ) -> Tensor:
     """Position ids of what remains: [B, S'] or, with M-RoPE, [4, B, S'].
 
-    Rows marked `compact` are renumbered; the others keep the ids that their tokens had in the full prompt.
+    `compact` ones are renumbered; else tokens keep the ids that they had in the full prompt.
     """
     source = kept.index.clone()
     for row, part in enumerate(visual):
@@ -65,10 +65,7 @@ def kept_positions(
             source[row, stand] = columns[part.position_from]
     index = source.expand(*positions.shape[:-1], -1)
     original = positions.gather(-1, index).masked_fill(~kept.valid, 0)
-    if not any(compact):
-        return original
-    chosen = torch.tensor(list(compact), device=positions.device)[:, None]
-    return torch.where(chosen, renumber(original, kept.valid), original)
+    return renumber(original, kept.valid) if compact else original
 
 
 def renumber(positions: Tensor, valid: Tensor) -> Tensor:

@@ -1,0 +1,37 @@
+"""A pruner that remembers what it was asked and what it said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vlmbench.prune.base import Context, Pruner, Reduced
+
+
+class Recorder:
+    """Stands in for a pruner and remembers what it was asked and what it said."""
+
+    def __init__(self, pruner: Pruner) -> None:
+        self._pruner = pruner
+        self.chosen: list[tuple[Context, int, Tensor]] = []
+        self.reduced: list[tuple[Context, int, Reduced]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pruner, name)
+
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        chosen = self._pruner.select_many(contexts, ks)
+        self.chosen += zip(contexts, ks, chosen, strict=True)
+        return chosen
+
+    def reduce(self, ctx: Context, k: int) -> Reduced:
+        reduced = self._pruner.reduce(ctx, k)
+        self.reduced.append((ctx, k, reduced))
+        return reduced
+
+    def of_image(self, seed: int) -> list[Tensor]:
+        """Selections from the image of this seed, in the order in which they were made."""
+        return [chosen for ctx, _, chosen in self.chosen if ctx.seed == seed]
