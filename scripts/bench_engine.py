@@ -30,6 +30,7 @@ from vlmbench.engine.plan import Batch, Request, in_order
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, rewrite, settle_early
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.sight import Sight
 from vlmbench.engine.store import Key, RecordStore, read_records
 from vlmbench.experiments.perturb import PerturbOptions, variations
 from vlmbench.experiments.session import TIE_TOLERANCE
@@ -92,7 +93,9 @@ class Bench:
         limits = {self.task.name: self.new_tokens}
         scorer = get_scorer(self.task.spec.scorer, **self.task.spec.scorer_params)
         tolerance = TIE_TOLERANCE[str(self.adapter.model.dtype).removeprefix("torch.")]
-        answerer = TimedAnswerer(Answerer(self.adapter, {self.task.name: scorer}, limits, "bench", tolerance))
+        answerer = TimedAnswerer(
+            Answerer(Sight(self.adapter), {self.task.name: scorer}, limits, "bench", tolerance)
+        )
         work = [Work(self.task.name, self.items, self.conditions)]
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()

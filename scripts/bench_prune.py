@@ -29,6 +29,7 @@ from vlmbench.engine.manifest import describe_hardware
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.sight import Sight
 from vlmbench.engine.timing import interleave
 from vlmbench.engine.timing_stages import Ready, apply, encode
 from vlmbench.models.adapter import Adapter
@@ -196,7 +197,7 @@ def bench_sweep(items: int, repeats: int, batch_size: int = 16) -> Iterator[Line
         needs = frozenset[str]().union(
             *(PRUNERS.get(c.prune.name).build(c.prune).needs for c in some if c.prune)
         )
-        answerer = Answerer(adapter, {task.name: scorer}, limits, "bench", 2e-4, SEED, needs=needs)
+        answerer = Answerer(Sight(adapter), {task.name: scorer}, limits, "bench", 2e-4, SEED, needs=needs)
         preparer = Preparer(adapter, SEED, limits, rows=batch_size)
         settings = Settings(batch_size, SEED, show_progress=False)
         with tempfile.TemporaryDirectory() as folder:

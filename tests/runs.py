@@ -55,6 +55,7 @@ def run(
     batch_size: int = 4,
     repeats: int = 1,
     prune: str | None = None,
+    churn: bool = False,
     **more: Any,
 ) -> Any:
     """One in-process run of `perturb`; returns its Result."""
@@ -65,4 +66,4 @@ def run(
     options = RunOptions(
         model=str(model), tasks=str(task), out=out, batch_size=batch_size, show_progress=False, **more
     )
-    return perturb(options, PerturbOptions(families=families, repeats=repeats, prune=prune))
+    return perturb(options, PerturbOptions(families=families, repeats=repeats, prune=prune, churn=churn))

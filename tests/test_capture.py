@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,8 +34,15 @@ Tiny = Callable[[str], Path]
 Load = Callable[..., "Loaded"]
 
 NONE: frozenset[str] = frozenset()
-ALL = frozenset({"projector_in", "attention", "keys"})
-CAPTURED = ("projector_in", "attention", "keys", "extra")
+LAYERS: dict[str, families.Where] = {
+    "attention": "features",
+    "keys": "features",
+    "middle_attention": "middle",
+    "last_attention": "last",
+    "last_keys": "last",
+}
+ALL = frozenset({"projector_in", *LAYERS})
+CAPTURED = ("projector_in", *LAYERS, "extra")
 JOINED = ("internvl", "smolvlm", "idefics3")
 NEWLINES = ("llava_next", "llava_onevision")
 
@@ -121,7 +130,7 @@ def test_rows_do_not_depend_on_what_is_captured(family: str, load: Load) -> None
                 assert all(getattr(image, name) is None for image in two.images for name in CAPTURED)
     for name in ALL:
         for image, _, _ in images_of(loaded.encode(frozenset({name}))):
-            assert [n for n in CAPTURED[:3] if getattr(image, n) is not None] == [name]
+            assert [n for n in CAPTURED[:-1] if getattr(image, n) is not None] == [name]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -283,17 +292,33 @@ def test_members_of_merged_inputs(family: str, load: Load) -> None:
 # ------------------------------------------------------------------------------------------------ attention
 
 
+class Eager(NamedTuple):
+    """A call of the model's own eager attention: weights [B, H, Q, K], query and key [B, H, .., D]."""
+
+    weights: Tensor
+    key: Tensor
+    query: Tensor
+    mask: Tensor | None
+
+    def one_head(self) -> Tensor:
+        """[B, 1, Q, K]: softmax of whole queries times whole keys over the root of their width."""
+        query, key = (torch.cat(tuple(heads.unbind(1)), dim=-1) for heads in (self.query, self.key))
+        logits = query @ key.mT / math.sqrt(query.shape[-1])
+        return (logits if self.mask is None else logits + self.mask[:, 0]).softmax(-1)[:, None]
+
+
 @contextmanager
-def eager_weights(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What the model's own eager attention computes in this module: weights [B, H, Q, K] and keys."""
+def eager_calls(module: nn.Module) -> Iterator[list[Eager]]:
     modelling = sys.modules[type(module).__module__]
     original = modelling.eager_attention_forward
-    seen: list[tuple[Tensor, Tensor]] = []
+    seen: list[Eager] = []
 
-    def spy(caller: nn.Module, query: Tensor, key: Tensor, *arguments: Any, **options: Any) -> Any:
-        result = original(caller, query, key, *arguments, **options)
+    def spy(
+        caller: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
+    ) -> Any:
+        result = original(caller, query, key, value, attention_mask, **options)
         if caller is module:
-            seen.append((result[1], key))
+            seen.append(Eager(result[1], key, query, attention_mask))
         return result
 
     modelling.eager_attention_forward = spy
@@ -303,64 +328,121 @@ def eager_weights(module: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
         modelling.eager_attention_forward = original
 
 
-def oracle(loaded: Loaded) -> tuple[Tensor, Tensor]:
-    """[M], [M, D]: attention that each projector output's patches get and their keys, tile by tile."""
+def oracle(loaded: Loaded) -> dict[str, Tensor]:
+    """Per need: what each projector output's patches get or are, [M] or [M, D], tile by tile."""
     layout = loaded.layout()
-    with eager_weights(loaded.family.attention(loaded.model)) as seen:
-        loaded.output()
-    keys = torch.cat([key.mean(1).flatten(0, 1) for _, key in seen])
-    if loaded.family.name in {"llava", "llava_next", "internvl"}:
-        (weights, key), outside = seen[0], 1
-        attention = weights[:, :, 0, 1:].sum(1).flatten()
-        keys = key.mean(1)[:, outside:].flatten(0, 1)
-    else:
-        # one matrix over all patches of the batch, zero where two do not see each other
-        blocks = [weights[i].sum(0) for weights, _ in seen for i in range(len(weights))]
-        whole = torch.block_diag(*blocks)
-        parts, start = [], 0
-        for size in layout.units:
-            rows = whole[start : start + size]
-            assert not rows[:, :start].any()
-            assert not rows[:, start + size :].any()
-            parts.append(rows[:, start : start + size].mean(0))
-            start += size
-        assert start == len(whole)
-        attention = torch.cat(parts)
-    if layout.members is None:
-        return attention, keys
-    return attention[layout.members].mean(1), keys[layout.members].mean(1)
+    found = {}
+    for need, where in LAYERS.items():
+        with eager_calls(loaded.family.attention(loaded.model, where)) as seen:
+            loaded.output()
+        outside = int(loaded.family.name in {"llava", "llava_next", "internvl"})
+        if need == "keys":
+            values = torch.cat([call.key.mean(1)[:, outside:].flatten(0, 1) for call in seen])
+        elif need == "last_keys":
+            whole = [torch.cat(tuple(call.key.unbind(1)), dim=-1) for call in seen]
+            values = torch.cat([key[:, outside:].flatten(0, 1) for key in whole])
+        else:
+            weights = [call.one_head() if need == "last_attention" else call.weights for call in seen]
+            values = mean_attention(weights, outside, layout.units)
+        found[need] = values if layout.members is None else values[layout.members].mean(1)
+    return found
+
+
+def mean_attention(calls: list[Tensor], class_tokens: int, units: Sequence[int]) -> Tensor:
+    """[patches] from weights [B, H, Q, K]: the class token's row, or the mean over the rows of a tile."""
+    if class_tokens:
+        (weights,) = calls
+        return weights[:, :, 0, 1:].sum(1).flatten()
+    # one matrix over all patches of the batch, zero where two do not see each other
+    whole = torch.block_diag(*(weights[i].sum(0) for weights in calls for i in range(len(weights))))
+    parts, start = [], 0
+    for size in units:
+        rows = whole[start : start + size]
+        assert not rows[:, :start].any()
+        assert not rows[:, start + size :].any()
+        parts.append(rows[:, start : start + size].mean(0))
+        start += size
+    assert start == len(whole)
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("attn", ["auto", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attention_and_keys_are_those_of_eager(family: str, attn: str, load: Load) -> None:
-    attention, keys = oracle(load(family, "eager"))
+    expected = oracle(load(family, "eager"))
     layout = load(family).layout()
     got = [image for image, _, _ in images_of(load(family, attn).encode(ALL))]
     for image, picture in zip(got, layout.pictures, strict=True):
-        assert image.attention is not None
-        assert image.keys is not None
         real = image.grid[:, 1] >= 0
+        for need, values in expected.items():
+            mine: Tensor = getattr(image, need)
+            torch.testing.assert_close(mine[real], values[picture.source][real], atol=1e-5, rtol=1e-4)
+            assert not mine[~real].any()
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "llava_onevision", "gemma3", "paligemma"])
+def test_last_layer_as_one_head_of_its_projections(family: str, load: Load) -> None:
+    """q_proj and k_proj of the last layer, as PruMerge (arXiv 2403.15388) reads CLIP's."""
+    loaded = load(family)
+    (tower,) = [m for n, m in loaded.model.base_model.named_modules() if n.endswith("vision_tower")]
+    last = getattr(tower, "vision_model", tower).encoder.layers[2].self_attn
+    seen: dict[str, Tensor] = {}
+    hooks = [
+        getattr(last, name).register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+        for name in ("q_proj", "k_proj")
+    ]
+    got = [image for image, _, _ in images_of(loaded.encode(frozenset({"last_attention", "last_keys"})))]
+    for hook in hooks:
+        hook.remove()
+    outside = int(family in {"llava", "llava_next"})
+    width = seen["q_proj"].shape[-1]
+    weights = (seen["q_proj"] @ seen["k_proj"].mT * width**-0.5).softmax(-1)
+    attention = weights[:, 0, 1:] if outside else weights.mean(1)
+    layout = loaded.layout()
+    members = torch.arange(attention.numel())[:, None] if layout.members is None else layout.members
+    attention = attention.flatten()[members].mean(1)
+    keys = seen["k_proj"][:, outside:].flatten(0, 1)[members].mean(1)
+    for image, picture in zip(got, layout.pictures, strict=True):
+        real = image.grid[:, 1] >= 0
+        assert image.last_attention is not None
+        assert image.last_keys is not None
         torch.testing.assert_close(
-            image.attention[real], attention[picture.source][real], atol=1e-5, rtol=1e-4
+            image.last_attention[real], attention[picture.source][real], atol=1e-6, rtol=1e-4
         )
-        torch.testing.assert_close(image.keys[real], keys[picture.source][real], atol=1e-4, rtol=1e-4)
-        assert not image.attention[~real].any()
-        assert not image.keys[~real].any()
+        torch.testing.assert_close(image.last_keys[real], keys[picture.source][real], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tapped_module_by_name(family: str, load: Load) -> None:
-    """Of three layers the last, or for CLIP the one whose output is hidden state -2."""
+    """Of three layers the last, or for CLIP the one whose output is hidden state -2; in the middle, the first
+    one, but for Qwen2.5 the only one that is not windowed."""
     loaded = load(family)
-    tapped = loaded.family.attention(loaded.model)
-    (name,) = [name for name, module in loaded.model.base_model.named_modules() if module is tapped]
+    names = {module: name for name, module in loaded.model.base_model.named_modules()}
+    name, middle, last = (
+        names[loaded.family.attention(loaded.model, where)] for where in ("features", "middle", "last")
+    )
     tower = {"smolvlm": "vision_model", "idefics3": "vision_model"}.get(family, "vision_tower")
     path = {"internvl": "encoder.layer.2.attention", "mistral3": "transformer.layers.2.attention"}
     path["pixtral"] = path["mistral3"]
     path["llava"] = path["llava_next"] = "encoder.layers.1.self_attn"
     expected = f"{tower}.{path.get(family, 'encoder.layers.2.self_attn')}"
-    assert name == ("visual.blocks.2.attn" if family.startswith("qwen") else expected)
+    assert name == (expected := "visual.blocks.2.attn" if family.startswith("qwen") else expected)
+    number = re.compile(r"\.[12]\.")
+    assert last == number.sub(".2.", expected)
+    assert middle == number.sub(".1." if family == "qwen2_5_vl" else ".0.", expected)
+
+
+@pytest.mark.parametrize(("layers", "index"), [(1, 0), (3, 0), (12, 3), (24, 8), (27, 9)])
+def test_middle_layer(layers: int, index: int, load: Load) -> None:
+    """Index 8 of CLIP-L's 24: what HiPrune (arXiv 2508.00553) calls layer 9."""
+    loaded = load("llava")
+    assert loaded.family.middle(loaded.model, layers) == index
+
+
+def test_middle_layer_of_windowed_towers(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load("qwen2_5_vl")
+    monkeypatch.setattr(loaded.model.config.vision_config, "fullatt_block_indexes", [7, 15, 23, 31])
+    assert loaded.family.middle(loaded.model, 32) == 15
 
 
 @pytest.mark.parametrize(
@@ -369,7 +451,7 @@ def test_tapped_module_by_name(family: str, load: Load) -> None:
 def test_tapped_layer_is_the_one_behind_the_features(family: str, load: Load) -> None:
     """Against the towers that give their attentions themselves: layer -2 for CLIP, else the last."""
     loaded = load(family, "eager")
-    with eager_weights(loaded.family.attention(loaded.model)) as seen:
+    with eager_calls(loaded.family.attention(loaded.model)) as seen:
         loaded.output()
     pixels = loaded.arguments()["pixel_values"]
     if family in NEWLINES:
@@ -379,7 +461,7 @@ def test_tapped_layer_is_the_one_behind_the_features(family: str, load: Load) ->
         attentions = loaded.model.base_model.vision_tower(pixels, output_attentions=True).attentions
     layer = -2 if family in {"llava", "llava_next"} else -1
     assert len(attentions) == 3
-    torch.testing.assert_close(seen[0][0], attentions[layer], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(seen[0].weights, attentions[layer], atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("attn", ["auto", "eager"])
@@ -396,11 +478,14 @@ def test_padded_patches_neither_give_nor_get_attention(family: str, attn: str, l
     by_column = image.attention.view(-1, 3, 3).sum((0, 1))
     assert by_column[2] == 0
     assert (by_column[:2] > 0).all()
-    with eager_weights(load(family, "eager").family.attention(load(family, "eager").model)) as seen:
+    for other in (image.middle_attention, image.last_attention):
+        assert other is not None
+        assert ((other.view(-1, 3, 3).sum((0, 1)) > 0) == torch.tensor([True, True, False])).all()
+    with eager_calls(load(family, "eager").family.attention(load(family, "eager").model)) as seen:
         load(family, "eager").encode(NONE, row)
-    tiles = len(seen[0][0])
+    tiles = len(seen[0].weights)
     valid = (torch.arange(36) % 6) < 3
-    patches = seen[0][0].sum(1)[:, valid].mean(1)
+    patches = seen[0].weights.sum(1)[:, valid].mean(1)
     tokens = patches.view(tiles, 3, 2, 3, 2).mean((2, 4)).flatten()
     torch.testing.assert_close(image.attention, tokens, atol=1e-5, rtol=1e-4)
 
@@ -527,7 +612,7 @@ def test_unknown_family(family: str, load: Load) -> None:
     expected = loaded.encode(ALL)
     with unknown(loaded.model):
         assert [image.stop for image, _, _ in images_of(loaded.encode(NONE))]
-        for need in ("attention", "keys"):
+        for need in LAYERS:
             with pytest.raises(UsageError, match=r"^mystery: .*encoder attention.*use"):
                 loaded.encode(frozenset({need}))
         if family in {"qwen2_vl", "idefics3"}:

@@ -24,18 +24,22 @@ from vlmbench.engine.checks_run import Bench
 from vlmbench.engine.checks_state import changes, snapshot
 from vlmbench.errors import NotApplicableError
 from vlmbench.models import adapter as adapting
-from vlmbench.models import before, capture, features, inside, inside_run, pruning
+from vlmbench.models import before, capture, features, inside, inside_needs, inside_run, pruning
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.features import VisualInput
+from vlmbench.models.inside_left import Left
 from vlmbench.models.shrink import Kept
 from vlmbench.prune import PRUNERS
 from vlmbench.prune.base import Context, Cut, Reduced
 from vlmbench.prune.random import Random
+from vlmbench.prune.sparsevlm import SparseVLM
 from vlmbench.prune.visionzip import VisionZip
 
 Tiny = Callable[[str], Path]
 Patch = pytest.MonkeyPatch
 Load = Callable[[str], Bench]
+
+SPARSE = "sparsevlm@0.3"
 
 
 @pytest.fixture(scope="module")
@@ -169,11 +173,11 @@ def record_tells_of_one_more(patch: Patch) -> None:
     wrap(patch, Adapter, "_with_tokens", more)
 
 
-def reduced(change: Callable[[Reduced], Reduced]) -> Callable[[Patch], None]:
-    """A fault in the new tokens of VisionZip."""
+def reduced(change: Callable[[Reduced], Reduced], kind: type = VisionZip) -> Callable[[Patch], None]:
+    """A fault in the new tokens of a method that merges."""
 
     def plant(patch: Patch) -> None:
-        wrap(patch, VisionZip, "reduce", lambda original, self, ctx, k: change(original(self, ctx, k)))
+        wrap(patch, kind, "reduce", lambda original, self, ctx, k: change(original(self, ctx, k)))
 
     return plant
 
@@ -253,6 +257,15 @@ def new_ids_not_shifted(patch: Patch) -> None:
     wrap(patch, inside_run, "compact_ids", unshifted)
 
 
+def merged(change: Callable[[Left], Left]) -> Callable[[Patch], None]:
+    """A fault in where new tokens go."""
+
+    def plant(patch: Patch) -> None:
+        wrap(patch, Left, "merged", lambda original, self, reduced: change(original(self, reduced)))
+
+    return plant
+
+
 FAULTS: tuple[tuple[Callable[[Patch], None], str, str, tuple[str, ...]], ...] = (
     (columns_off_by_one, "llava", "random", (KEEP_ALL, MASKING)),
     (columns_off_by_one, "qwen2_vl", "random", (MASKING,)),
@@ -296,6 +309,33 @@ FAULTS: tuple[tuple[Callable[[Patch], None], str, str, tuple[str, ...]], ...] = 
     (padding_is_seen_while_decoding, "llava", "fastv", (MASKING, BATCH)),
     (other_tokens_than_chosen, "llava", "fastv", (MASKING,)),
     (new_ids_not_shifted, "llava", "fastv", (MASKING,)),
+    (merged(lambda left: replace(left, columns=left.columns.flip(0))), "llava", SPARSE, (MASKING,)),
+    (merged(lambda left: replace(left, origin=left.origin.sort().values)), "llava", SPARSE, (MASKING,)),
+    (merged(lambda left: replace(left, origin=left.origin.flip(0))), "qwen2_vl", SPARSE, (MASKING,)),
+    (
+        reduced(lambda r: replace(r, features=r.features * 1.01), SparseVLM),
+        "llava",
+        SPARSE,
+        (MASKING, SELECTION),
+    ),
+    (
+        reduced(lambda r: replace(r, weights=r.weights.roll(1, 0)), SparseVLM),
+        "llava",
+        SPARSE,
+        (MASKING, SELECTION),
+    ),
+    (
+        reduced(lambda r: replace(r, source=r.position_from.roll(1)), SparseVLM),
+        "llava",
+        SPARSE,
+        (SELECTION,),
+    ),
+    (
+        reduced(lambda r: replace(r, position_from=r.position_from * 0), SparseVLM),
+        "llava",
+        SPARSE,
+        (MASKING, BATCH, SELECTION, RESTORE),
+    ),
 )
 
 
@@ -360,8 +400,8 @@ def attention_function_stays(patch: Patch) -> None:
         with original(modules, observer):
             yield
 
-    original = inside.attention_tap
-    patch.setattr(inside, "attention_tap", leaking)
+    original = inside_needs.attention_tap
+    patch.setattr(inside_needs, "attention_tap", leaking)
 
 
 def encoder_hook_stays(patch: Patch) -> None:

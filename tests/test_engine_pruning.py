@@ -187,7 +187,7 @@ def test_plan_puts_methods_behind_one_another_on_the_same_pictures() -> None:
             all(r.images is None for r in batch.requests)
             and "downsample" not in batch.requests[0].condition.id
         ):
-            pictures.append(tuple(batch.groups))
+            pictures.append(tuple(dict.fromkeys(r.pixels_group for r in batch.requests)))
     changes = sum(one != other for one, other in pairwise(pictures))
     assert changes == 2, "ten items in blocks of four: pictures change twice"
 

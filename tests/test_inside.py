@@ -4,7 +4,7 @@ tokens masked from the layer of the cut on; for all families."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -173,12 +173,23 @@ class Oracle:
     """Masks, at every layer, the tokens that are `gone` there; nothing is removed.
 
     `gone[layer]` is [B, S] bool. With `compact` the others are renumbered, by brute force: the ids of all
-    axes of a row, sorted, without repeats, from the lowest on.
+    axes of a row, sorted, without repeats, from the lowest on. Merged tokens stand in slots of the prompt:
+    `merged[layer]` lists (row, columns [N], slots [k], weights [k, N]), and the column of the prompt whose
+    original position each one has is in `source[layer]` [B, S].
     """
 
-    def __init__(self, model: Any, gone: Sequence[Tensor], valid: Tensor, compact: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        gone: Sequence[Tensor],
+        valid: Tensor,
+        compact: bool,
+        merged: Mapping[int, Sequence[tuple[int, Tensor, Tensor, Tensor]]] | None = None,
+        source: Sequence[Tensor] = (),
+    ) -> None:
         self.decoder = model.base_model.get_decoder()
         self.gone, self.valid, self.compact = gone, valid, compact
+        self.merged, self.source = merged or {}, source
         self.eager = model.config.get_text_config()._attn_implementation == "eager"
         self.ids = torch.empty(0)
         self.shift: dict[int, Tensor] = {}
@@ -188,7 +199,7 @@ class Oracle:
         handles = [
             layer.register_forward_pre_hook(self.hook(i), with_kwargs=True)
             for i, layer in enumerate(self.decoder.layers)
-            if self.gone[i].any()
+            if self.gone[i].any() or self.source
         ]
         handles.append(self.decoder.rotary_emb.register_forward_pre_hook(self.see, with_kwargs=True))
         try:
@@ -211,6 +222,16 @@ class Oracle:
                 mask = mask.expand(len(hidden), 1, -1, -1)
             low = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
             kwargs["attention_mask"] = mask.masked_fill(gone, low)
+            if old == 0 and self.merged.get(i):
+                hidden = hidden.clone()
+                for row, columns, slots, weights in self.merged[i]:
+                    hidden[row, slots] = weights @ hidden[row, columns]
+                args = (hidden, *args[1:])
+            if old == 0 and self.source and not self.compact:
+                kwargs["position_embeddings"] = tuple(
+                    torch.stack([x[..., b % x.shape[-3], at, :] for b, at in enumerate(self.source[i])], -3)
+                    for x in kwargs["position_embeddings"]
+                )
             if self.compact:
                 kind = getattr(self.decoder.config, "layer_types", ["full_attention"] * 99)[i]
                 extra = (kind,) if self.decoder.config.model_type.startswith("gemma3") else ()

@@ -38,6 +38,7 @@ PER_TOKEN = (
     "middle_attention",
     "last_attention",
     "last_keys",
+    "relevance",
 )
 PER_TOKEN_INSIDE = ("attention", "next_attention", "text_attention", "keys", "inputs")
 
@@ -80,6 +81,7 @@ def context(sides: list[tuple[int, int]], seed: int = 0, extra: int = 1, **chang
         "extra": torch.randn(extra * len(sides), 1, C, generator=g) if extra else None,
         "text": torch.randn(T, D, generator=g),
         "evidence": torch.rand(n, generator=g),
+        "relevance": torch.rand(n, generator=g),
         "llm": Inner(
             layer=2,
             layers=8,
@@ -296,14 +298,14 @@ def test_scores_that_are_not_finite() -> None:
 
 IN_INTERPRETER = """
 import torch
-from vlmbench.prune.greedy import _unit, greedy
+from vlmbench.prune.greedy import greedy, unit_length
 from vlmbench.prune.greedy_triton import select
 for seed, (n, k) in enumerate([(1, 1), (7, 3), (16, 16), (33, 9), (70, 12)]):
     g = torch.Generator().manual_seed(seed)
     features = torch.randn(3, n, 6, generator=g).round()  # duplicates, zero vectors
     scores = torch.randint(0, 4, (3, n), generator=g) / 3
     for s in (scores, None):
-        a, b = select(_unit(features), s, k), greedy(features, s, k)
+        a, b = select(unit_length(features), s, k), greedy(features, s, k)
         assert a.tolist() == b.tolist(), (n, k, s is None, a.tolist(), b.tolist())
 print("same")
 """
@@ -555,13 +557,13 @@ def test_pool_of_everything_changes_nothing() -> None:
 @pytest.mark.parametrize("with_matrix", [True, False])
 def test_steps_in_torch_equal_those_on_the_cpu(with_matrix: bool) -> None:
     """The torch loop serves devices other than the CPU where Triton is missing."""
-    from vlmbench.prune.greedy import _distances, _steps, _steps_on_cpu, _unit
+    from vlmbench.prune.greedy import _distances, _steps, _steps_on_cpu, unit_length
 
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(4, 60, 16, generator=generator)
     features[:, 30:40] = features[:, :10]
     scores = torch.rand(4, 60, generator=generator).round(decimals=1)
-    unit = _unit(features)
+    unit = unit_length(features)
     matrix = _distances(unit) if with_matrix else None
     first = scores.argmax(-1)
     expected = _steps_on_cpu(unit, matrix, scores, first, 25)

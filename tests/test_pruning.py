@@ -43,6 +43,8 @@ METHODS = tuple(entry.name for entry in PRUNERS)
 NATIVE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mistral3", "pixtral")
 NEVER = {
     ("visionzip", "keep-all is identity"): "exempt",
+    ("prumerge", "keep-all is identity"): "exempt",
+    ("prumerge+", "keep-all is identity"): "exempt",
     ("pool", "keep-all is identity"): "exempt",
     ("blind", "keep-all is identity"): "n.a.",
     ("downsample", "removing equals masking"): "n.a.",

@@ -71,6 +71,14 @@ class Record(Schema):
         None, description="visual tokens that entered each language-model layer; null: all of them"
     )
     kept_hash: str | None = Field(None, description="which visual tokens were kept; null: all of them")
+    evidence: float | None = Field(
+        None, description="share of the asked box's tokens that were kept, in [0, 1]; null without a box"
+    )
+    kept_overlap: float | None = Field(
+        None,
+        description="share of the kept tokens that see the same place of the source image as those kept of the "
+        "unperturbed one, in [0, 1]; null where nothing is perturbed or pruned",
+    )
     image_size: list[tuple[int, int]] = Field([], description="width, height after the perturbation, pixels")
     input_size: list[tuple[int, int]] = Field(
         [], description="width, height that the vision encoder receives"

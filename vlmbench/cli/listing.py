@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vlmbench.errors import UsageError
+
 if TYPE_CHECKING:
     from vlmbench.registry import Entry
 
@@ -26,8 +28,28 @@ def list_things(
     kind: Annotated[
         Kind, typer.Argument(help="models, tasks, perturbations, pruners or scorers.", show_default=False)
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="With pruners: load this model and say which methods it can serve, and what the sensitivity "
+            "of its projector can tell about a token.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
-    """List models, tasks, perturbations, pruners or scorers."""
+    """List models, tasks, perturbations, pruners or scorers.
+
+    Examples:
+      vlmbench list pruners
+      vlmbench list pruners --model demo
+    """
+    if model is not None:
+        if kind is not Kind.PRUNERS:
+            raise UsageError(f"--model goes with `list pruners` only: got `list {kind.value}`")
+        _pruners_of(model)
+        return 0
     {
         Kind.MODELS: _models,
         Kind.TASKS: _tasks,
@@ -73,6 +95,30 @@ def _pruners() -> None:
 
     rows = [(e.name, _parameters(e), e.summary, e.source) for e in PRUNERS]
     _print(("name", "parameters", "what", "after"), rows)
+
+
+def _pruners_of(model: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from vlmbench.cli.quiet import quiet_libraries
+    from vlmbench.experiments.sensitivity import describe_model
+    from vlmbench.prune import PRUNERS
+
+    quiet_libraries()
+    report = describe_model(model)
+    console = Console()
+    title = f"{report.model} · {report.family} · {report.dtype}"
+    console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False)
+    lines = report.sensitivity.lines() if report.sensitivity else (f"sensitivity: none, {report.without}",)
+    for line in lines:
+        console.print("  " + escape(line), highlight=False, soft_wrap=True)
+    console.print()
+    rows = [
+        (served.method, "no" if served.reason else "yes", served.reason or PRUNERS.get(served.method).summary)
+        for served in report.served
+    ]
+    _print(("name", "served", "what, or why not"), rows)
 
 
 def _scorers() -> None:

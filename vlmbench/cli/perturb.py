@@ -63,6 +63,16 @@ Prune = Annotated[
     ),
 ]
 
+Churn = Annotated[
+    bool,
+    typer.Option(
+        "--churn",
+        help="With --prune: how many other tokens are kept when the picture moves, and the flips with the "
+        "tokens of the unmoved picture, mapped to the same places.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+
 
 def perturb(
     ctx: typer.Context,
@@ -74,6 +84,7 @@ def perturb(
     repeats: Repeats = 3,
     space: Space = "source",
     prune: Prune = None,
+    churn: Churn = False,
     newline: o.Newline = "counted",
     limit: o.Limit = None,
     seed: o.Seed = 0,
@@ -110,6 +121,7 @@ def perturb(
         space=given["space"],
         prune=given["prune"],
         newline=given["newline"],
+        churn=given["churn"],
     )
     check_names(run_options, plan)
     quiet_libraries()

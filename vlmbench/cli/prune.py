@@ -53,6 +53,14 @@ Pictures = Annotated[
         rich_help_panel=o.OUT,
     ),
 ]
+PublishedFigures = Annotated[
+    bool,
+    typer.Option(
+        "--published",
+        help="Also print what papers report for this model and task, one table per protocol.",
+        rich_help_panel=o.OUT,
+    ),
+]
 Repeats = Annotated[
     int,
     typer.Option(
@@ -97,6 +105,7 @@ def prune(
     config: o.Config = None,
     out: o.Out = None,
     pictures: Pictures = 0,
+    published: PublishedFigures = False,
     json: o.Json = False,
 ) -> int:
     """How many visual tokens can go, and at what cost in accuracy?
@@ -134,4 +143,11 @@ def prune(
 
         written = write_pictures(result.folder, result.table, result.panels)
         print(f"{len(written)} pictures: {result.folder / 'pictures'}", file=sys.stderr)
-    return print_result(result, as_json=given["json"])
+    code = print_result(result, as_json=given["json"])
+    if given["published"] and result.main and not given["json"]:
+        from vlmbench.prune.published import read_published
+        from vlmbench.report.printing import print_sections
+        from vlmbench.report.published import published_sections
+
+        print_sections(published_sections(result.table, read_published()), dense=True)
+    return code

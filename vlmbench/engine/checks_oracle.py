@@ -5,8 +5,9 @@ Written without the code that removes tokens, so that it cannot share its mistak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +28,9 @@ def masked_answers(adapter: Adapter, pruned: Pruned, max_new_tokens: int) -> Ans
     if pruned.pruner.stage == "llm":
         inputs = _padded(adapter, pruned)
         valid = inputs["attention_mask"].bool()
-        gone = gone_inside(adapter, pruned, inputs["input_ids"])
+        plan = schedule_of(adapter, pruned, inputs["input_ids"])
         inputs["mm_encoder_outputs"] = {"image": for_requests(pruned.encoded, pruned.visual)}
-        mask = LayerMask(adapter.model, gone, valid, pruned.pruner.positions == COMPACT)
+        mask = LayerMask(adapter.model, plan, valid, pruned.pruner.positions == COMPACT)
         with mask.applied(), watching(adapter.model) as seen:
             answers = _generate(adapter, inputs, max_new_tokens)
         return Answers(torch.stack(seen), answers)
@@ -104,9 +105,36 @@ def without_gaps(ids: Tensor, first: int = 0) -> Tensor:
     return torch.tensor(flat, dtype=ids.dtype, device=ids.device).view_as(ids)
 
 
-def gone_inside(adapter: Adapter, pruned: Pruned, input_ids: Tensor) -> list[Tensor]:
-    """Per layer [B, S] bool: what the schedule and the recorded choices took before that layer."""
-    gone = [torch.zeros(input_ids.shape, dtype=torch.bool) for _ in range(adapter.layers)]
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """New tokens of one image in front of one layer."""
+
+    row: int
+    columns: Tensor
+    """[N]: of the tokens that they are made of."""
+    slots: Tensor
+    """[k]: the columns that they stand in."""
+    weights: Tensor
+    """[k, N]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """What the schedule and the recorded choices do to a padded batch [B, S], layer by layer."""
+
+    gone: list[Tensor]
+    """[B, S] bool: taken before that layer."""
+    origin: list[Tensor]
+    """[B, S] int64: the column whose original position a column has."""
+    merges: dict[int, list[Merge]]
+
+
+def schedule_of(adapter: Adapter, pruned: Pruned, input_ids: Tensor) -> Schedule:
+    """By the pruner's own word: its schedule, and what it said of each image."""
+    layers = range(adapter.layers)
+    gone = [torch.zeros(input_ids.shape, dtype=torch.bool) for _ in layers]
+    origin = [torch.arange(input_ids.shape[1]).repeat(len(input_ids), 1) for _ in layers]
+    merges: dict[int, list[Merge]] = {}
     for row, (whole, seeds) in enumerate(zip(pruned.encoded.features, pruned.seeds, strict=True)):
         places = (input_ids[row] == adapter.image_token_id).nonzero()[:, 0].cpu()
         for image, seed in zip(whole.images, seeds, strict=True):
@@ -114,21 +142,35 @@ def gone_inside(adapter: Adapter, pruned: Pruned, input_ids: Tensor) -> list[Ten
             if pruned.newline == "kept":
                 left = left[(image.grid[:, 1] >= 0).cpu()]
             cuts = pruned.pruner.schedule(len(left), adapter.layers)
-            for cut, keep in zip(cuts, pruned.pruner.of_image(seed), strict=True):
-                dropped = torch.ones(len(left), dtype=torch.bool)
-                dropped[keep.cpu()] = False
-                for layer in range(cut.layer, adapter.layers):
-                    gone[layer][row, left[dropped]] = True
-                left = left[keep.cpu()]
-    return [layer.to(input_ids.device) for layer in gone]
+            position = left
+            for cut, (at, weights) in zip(cuts, _said(pruned, seed), strict=True):
+                slots, position = left[at.sort().values], position[at]
+                if weights is not None:
+                    merges.setdefault(cut.layer, []).append(Merge(row, left, slots, weights))
+                for layer in layers[cut.layer :]:
+                    gone[layer][row, left] = True
+                    gone[layer][row, slots] = False
+                    origin[layer][row, slots] = position
+                left = slots
+    device = input_ids.device
+    return Schedule([each.to(device) for each in gone], [each.to(device) for each in origin], merges)
+
+
+def _said(pruned: Pruned, seed: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Of one image at each cut: the tokens whose places are left, and the weights of new ones."""
+    if pruned.pruner.merges:
+        made = [reduced for ctx, _, reduced in pruned.pruner.reduced if ctx.seed == seed]
+        return [(reduced.position_from.cpu(), reduced.weights) for reduced in made]
+    return [(chosen.cpu(), None) for chosen in pruned.pruner.of_image(seed)]
 
 
 class LayerMask:
-    """Hides columns of the prompt from chosen layers on, while the prompt is read and after it."""
+    """Hides columns of the prompt from chosen layers on, while the prompt is read and after it; new tokens
+    are put in the place of others."""
 
-    def __init__(self, model: Any, gone: Sequence[Tensor], valid: Tensor, compact: bool) -> None:
+    def __init__(self, model: Any, plan: Schedule, valid: Tensor, compact: bool) -> None:
         self.decoder = model.base_model.get_decoder()
-        self.gone, self.valid, self.compact = gone, valid, compact
+        self.plan, self.gone, self.valid, self.compact = plan, plan.gone, valid, compact
         self.implementation = str(model.config.get_text_config()._attn_implementation)
         self.rotaries: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
         self.shifts: dict[int, Tensor] = {}
@@ -137,7 +179,7 @@ class LayerMask:
     def applied(self) -> Iterator[None]:
         with ExitStack() as stack:
             for i, layer in enumerate(self.decoder.layers):
-                if bool(self.gone[i].any()):
+                if bool(self.gone[i].any()) or self.plan.merges:
                     hook = layer.register_forward_pre_hook(self._before(i), with_kwargs=True)
                     stack.callback(hook.remove)
             if self.compact:
@@ -155,12 +197,38 @@ class LayerMask:
             hidden = args[0] if args else kwargs["hidden_states"]
             old, new = int(kwargs["past_key_values"].get_seq_length(i)), int(hidden.shape[1])
             gone = torch.nn.functional.pad(self.gone[i], (0, old + new - self.gone[i].shape[1]))
-            changed = {"attention_mask": self._mask(kwargs.get("attention_mask"), gone, old, hidden.dtype)}
+            changed: dict[str, Any] = {}
+            changed["attention_mask"] = self._mask(kwargs.get("attention_mask"), gone, old, hidden.dtype)
+            embeddings = kwargs["position_embeddings"]
             if self.compact:
-                changed["position_embeddings"] = self._renumbered(i, kwargs["position_embeddings"], old == 0)
+                changed["position_embeddings"] = self._renumbered(i, embeddings, old == 0)
+            elif self.plan.merges and old == 0:
+                changed["position_embeddings"] = self._moved(i, embeddings)
+            if old == 0 and i in self.plan.merges:
+                hidden = self._merged(i, hidden)
+                if not args:
+                    changed["hidden_states"] = hidden
+                args = (hidden, *args[1:]) if args else args
             return args, {**kwargs, **changed}
 
         return hook
+
+    def _merged(self, i: int, hidden: Tensor) -> Tensor:
+        """[B, S, d] with the new tokens in their slots."""
+        hidden = hidden.clone()
+        for merge in self.plan.merges[i]:
+            old = hidden[merge.row, merge.columns.to(hidden.device)]
+            new = merge.weights.to(old.device, torch.float32) @ old.float()
+            hidden[merge.row, merge.slots.to(hidden.device)] = new.to(hidden.dtype)
+        return hidden
+
+    def _moved(self, i: int, embeddings: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """cos and sin [.., B or 1, S, D] with the columns' positions that new tokens take."""
+        rows = self.plan.origin[i].to(embeddings[0].device)
+        return tuple(
+            torch.stack([each[..., b % each.shape[-3], at, :] for b, at in enumerate(rows)], -3)
+            for each in embeddings
+        )
 
     def _mask(self, mask: Tensor | None, gone: Tensor, old: int, dtype: torch.dtype) -> Tensor:
         if "flash" in self.implementation:

@@ -99,15 +99,17 @@ def _per_layer(adapter: Adapter, run: Pruned, whole: ImageFeatures) -> tuple[int
 
 def _merged(adapter: Adapter, run: Pruned) -> Iterator[str]:
     """New tokens are the weighted sums that the method says, projected, and nothing else is fed."""
+    for ctx, k, reduced in run.pruner.reduced:
+        yield from _sums(ctx, reduced, run.pruner.stage == "encoder")
+        if len(reduced.features) != k and not (run.pruner.adaptive and len(reduced.features) < k):
+            yield f"reduce makes {len(reduced.features)} tokens where {k} were asked for"
+    if run.pruner.stage == "llm":
+        return  # masking sees what the layers are fed
     made = iter(run.pruner.reduced)
     for part, whole in zip(run.visual, run.encoded.features, strict=True):
         assert isinstance(part, VisualInput)
         for image in whole.images:
-            ctx, k, reduced = next(made)
-            yield from _sums(ctx, reduced, run.pruner.stage == "encoder")
-            if len(reduced.features) != k and not (run.pruner.adaptive and len(reduced.features) < k):
-                yield f"reduce makes {len(reduced.features)} tokens where {k} were asked for"
-            rows = reduced.features
+            rows = next(made)[2].features
             if run.pruner.stage == "encoder":
                 rows = families.project(adapter.model, rows)
             mine = (part.keep >= image.start) & (part.keep < image.stop)

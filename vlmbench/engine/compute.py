@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlmbench.engine.plan import Batch, Request, prune_seeds, pruner_of
+from vlmbench.engine.choice import choose
+from vlmbench.engine.plan import Batch, Request, pictures_of, pruner_of
 from vlmbench.engine.prepare import Prepared, Settled
+from vlmbench.engine.sight import Evidence, Sight, recall
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.decoding import Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures
@@ -31,11 +33,22 @@ class Backoff:
     rows: int = 1 << 30
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model said, and what it was left to see."""
+
+    generation: Generation
+    evidence: float | None
+    """Share of the asked region's tokens that were kept; None without a region."""
+    overlap: float | None
+    """Share of the kept tokens that see the place of one kept of the unperturbed image."""
+
+
 @dataclass(frozen=True)
 class Answerer:
     """What turns prepared rows into records: a model, the scorer of each task, the tie tolerance."""
 
-    adapter: Adapter
+    sight: Sight
     scorers: Mapping[str, Scorer]
     max_new_tokens: Mapping[str, int]
     identity: str
@@ -49,16 +62,23 @@ class Answerer:
     encodings: OrderedDict[tuple[tuple[str, ...], int], EncoderOutput] = field(
         default_factory=OrderedDict, repr=False
     )
-    """Of the last two batches; methods and ratios on the same pictures share one."""
+    """Of the last few batches; methods and ratios on the same pictures share one."""
     backoff: Backoff = field(default_factory=lambda: Backoff())
+    with_origins: bool = False
+    """Whether the choice of tokens under an image perturbation is compared with that on the original."""
+
+    @property
+    def adapter(self) -> Adapter:
+        return self.sight.adapter
 
     def batch(self, batch: Batch, prepared: Sequence[Prepared | Settled], prepare_ms: float) -> list[Record]:
         """A record per request of the batch, in its order."""
         ready = [(i, p) for i, p in enumerate(prepared) if isinstance(p, Prepared)]
-        answers: dict[int, Generation | Exception] = {}
+        answers: dict[int, Answer | Exception] = {}
         times = {"prepare": prepare_ms, "encode": 0.0, "generate": 0.0}
         if ready:
-            outcome = self._answer([p for _, p in ready], batch.rows, len(batch.groups), times)
+            pictures = pictures_of(batch.requests, self.with_origins)
+            outcome = self._answer([p for _, p in ready], batch.rows, pictures, times)
             failures = [a for a in outcome if isinstance(a, Exception) and not isinstance(a, VlmbenchError)]
             if len(failures) == len(outcome) > 1 and not any(map(is_out_of_memory, failures)):
                 raise failures[0]  # not one bad item but a model or a program that cannot work
@@ -74,7 +94,7 @@ class Answerer:
 
     def _answer(
         self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
-    ) -> list[Generation | Exception]:
+    ) -> list[Answer | Exception]:
         """Generations; halves on failure until the rows that cannot be computed stand alone."""
         if rows <= self.backoff.rows:
             try:
@@ -91,37 +111,37 @@ class Answerer:
         return [
             answer
             for part in parts
-            for answer in self._answer(part, half, len({p.request.pixels_group for p in part}), times)
+            for answer in self._answer(
+                part, half, pictures_of([p.request for p in part], self.with_origins), times
+            )
         ]
 
     def forward(
         self, ready: Sequence[Prepared], rows: int, pictures: int, times: dict[str, float]
-    ) -> list[Generation | Exception]:
+    ) -> list[Answer | Exception]:
         """`rows` rows and `pictures` encodings whatever the number of requests: equal shapes, equal bits."""
         start = time.perf_counter()
         encoded, by_group = self._encode(ready, pictures)
         self.adapter.synchronize()
         encoding = time.perf_counter()
         pruner = pruner_of(ready[0].request.condition)
-        applied = self.adapter.apply(
-            pruner,
-            [p.row for p in ready],
-            [by_group.get(p.request.pixels_group) for p in ready],
-            [prune_seeds(p.request, self.seed) for p in ready],
-            self.newline,
-        )
+        choice = choose(self.sight, pruner, ready, by_group, self.seed, self.newline)
         if pruner is not None:
             self.adapter.synchronize()
         pruning = time.perf_counter()
+        applied = choice.applied
         going = [i for i in range(len(ready)) if i not in applied.refused]
-        answers: dict[int, Generation] = {}
+        answers: dict[int, Answer] = {}
         if going:
             filled = [*going, *[going[-1]] * (rows - len(going))]
             longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
             generations = self.adapter.answer(
                 [ready[i].row for i in filled], encoded, applied.take(filled), longest
             )
-            answers = dict(zip(going, generations, strict=False))
+            answers = {
+                i: Answer(generation, _recall(generation, choice.evidence[i]), choice.overlaps[i])
+                for i, generation in zip(going, generations, strict=False)
+            }
         end = time.perf_counter()
         times["encode"] += (encoding - start) * 1e3
         times["prune"] = times.get("prune", 0.0) + (pruning - encoding) * 1e3
@@ -133,7 +153,8 @@ class Answerer:
     ) -> tuple[EncoderOutput | None, dict[str, ImageFeatures]]:
         """The distinct pictures of a batch, by pixel group; taken over from the batch before if they are
         the same, which changes no bit: the shape of the encoding follows from the groups alone."""
-        distinct = {p.request.pixels_group: p.row for p in ready if p.row.visual_tokens}
+        shown = [*ready, *(p.origin for p in ready if p.origin is not None)]
+        distinct = {p.request.pixels_group: p.row for p in shown if p.row.visual_tokens}
         if not distinct:
             return None, {}
         key = (tuple(distinct), pictures)
@@ -147,9 +168,10 @@ class Answerer:
         return encoded, dict(zip(distinct, encoded.features, strict=False))
 
     def _record(
-        self, prepared: Prepared, answer: Generation | Exception, times: dict[str, float], batch: str
+        self, prepared: Prepared, found: Answer | Exception, times: dict[str, float], batch: str
     ) -> Record:
         request, pixels = prepared.request, prepared.pixels
+        answer = found.generation if isinstance(found, Answer) else found
         common: dict[str, Any] = {
             "task": request.task,
             "item": request.item.id,
@@ -159,6 +181,8 @@ class Answerer:
             "visual_tokens": prepared.row.visual_tokens,
             "layer_tokens": _layer_tokens(prepared.row, answer),
             "kept_hash": answer.kept_hash if isinstance(answer, Generation) else None,
+            "evidence": found.evidence if isinstance(found, Answer) else None,
+            "kept_overlap": found.overlap if isinstance(found, Answer) else None,
             "image_size": [image.size for image in pixels.images],
             "input_size": list(prepared.row.input_size),
             "displacement": prepared.displacement,
@@ -192,6 +216,11 @@ class Answerer:
             tie=answer.min_margin <= self.tie_tolerance,
             new_tokens=answer.new_tokens,
         )
+
+
+def _recall(generation: Generation, evidence: Evidence) -> float | None:
+    """How much of the asked region was kept."""
+    return None if evidence is None or generation.share is None else recall(generation.share, evidence)
 
 
 def settled_record(request: Request, settled: Settled, identity: str, batch: str = "") -> Record:

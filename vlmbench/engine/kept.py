@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlmbench.engine.plan import prune_seeds
 from vlmbench.engine.recorder import Recorder
+from vlmbench.engine.sight import Evidence
 from vlmbench.models.features import EncoderOutput, ImageTokens
 from vlmbench.models.geometry import keeps_shape
 
@@ -60,7 +61,7 @@ def kept_tokens(
     pruner: Pruner,
     seed: int,
     newline: str = "counted",
-    evidence: tuple[Tensor, ...] | None = None,
+    evidence: Evidence = None,
 ) -> KeptTokens:
     """What a method leaves of a request's visual tokens; `seed` is the run's.
 

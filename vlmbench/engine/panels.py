@@ -17,6 +17,7 @@ from vlmbench.conditions import CLEAN
 from vlmbench.engine.kept import Tile, kept_tokens, tiles_of
 from vlmbench.engine.plan import Request, pruner_of
 from vlmbench.engine.prepare import Prepared
+from vlmbench.engine.sight import Sight
 from vlmbench.errors import VlmbenchError
 from vlmbench.schema import Record, State
 
@@ -160,7 +161,8 @@ def _panel(
             images = adapter.encode([prepared.row], frozenset()).features[0].images
             tiles = tiles_of(adapter, prepared, images, np.ones(n, np.float32), _alone(n))
             return replace(panel, tiles=tiles, kept=n)
-        tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline)
+        evidence = Sight(adapter).evidence(prepared, encoded.features[0])
+        tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline, evidence)
     except (VlmbenchError, RuntimeError) as error:
         # it went well in the batch of the run: one picture less is no reason to lose the others
         return replace(panel, failed=True, detail=f"not drawn: {' '.join(str(error).split())[:200]}")

@@ -40,6 +40,13 @@ class Request:
         """Names the request within a run."""
         return self.task, self.item.id, self.condition.id
 
+    @property
+    def origin(self) -> Request | None:
+        """The same on the unperturbed image; None where no method chooses tokens of a perturbed one."""
+        if self.condition.image is None or self.condition.prune is None:
+            return None
+        return replace(self, condition=replace(self.condition, image=None))
+
     @cached_property
     def pixels_group(self) -> str:
         """Requests with one value see the same pixels, which are prepared and encoded once."""
@@ -56,11 +63,6 @@ class Batch:
     id: str
     rows: int
     requests: tuple[Request, ...]
-
-    @property
-    def groups(self) -> list[str]:
-        """Distinct pixel groups in order of first appearance."""
-        return list(dict.fromkeys(request.pixels_group for request in self.requests))
 
 
 def shard(items: Sequence[Item], rank: int, world: int) -> list[Item]:
@@ -99,6 +101,13 @@ def in_order(
                         Request(task, item, condition, others.get(item.id) if condition in swaps else None)
                         for condition in same_input
                     ]
+
+
+def pictures_of(requests: Sequence[Request], with_origins: bool) -> int:
+    """How many distinct pixel groups there are to encode."""
+    groups = {request.pixels_group for request in requests}
+    origins = (request.origin for request in requests if with_origins)
+    return len(groups | {origin.pixels_group for origin in origins if origin is not None})
 
 
 def pruner_of(condition: Condition) -> Pruner | None:

@@ -15,7 +15,7 @@ from PIL.Image import Resampling
 from vlmbench.conditions import CLEAN, Part
 from vlmbench.engine.plan import Request, pruner_of, shows_another_image
 from vlmbench.errors import ItemError, NotApplicableError
-from vlmbench.items import Item
+from vlmbench.items import Box, Item
 from vlmbench.models.replay import SeenImages
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.prepare import to_rgb
@@ -70,6 +70,10 @@ class Prepared:
     row: RowInputs
     displacement: tuple[float, float] | None
     """How far the picture moved in pixels of the model's input; None unless it is a pure shift."""
+    boxes: tuple[Box, ...] = ()
+    """What the question is about, in pixels of the first image that the processor is given."""
+    origin: Prepared | None = None
+    """The same on the unperturbed image, where the choice of tokens is compared with that one's."""
 
 
 def rewrite(request: Request, seed: int) -> Item:
@@ -120,11 +124,13 @@ class Preparer:
         max_new_tokens: Mapping[str, int],
         space: str = "source",
         rows: int = 16,
+        with_origins: bool = False,
     ) -> None:
         self.adapter = adapter
         self.seed = seed
         self.max_new_tokens = max_new_tokens
         self.space = space
+        self.with_origins = with_origins
         self._sources: OrderedDict[str, Image.Image] = OrderedDict()
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
         self._originals: OrderedDict[str, list[list[int]]] = OrderedDict()
@@ -155,7 +161,34 @@ class Preparer:
             if request.images:  # this item has nothing to do with it
                 return Settled(State.NOT_APPLICABLE, f"the other item's image: {error}")
             return Settled(State.ERROR, str(error))
-        return Prepared(request, item, pixels, digest(prompt), row, self._displacement(pixels))
+        return Prepared(
+            request,
+            item,
+            pixels,
+            digest(prompt),
+            row,
+            self._displacement(pixels),
+            self._boxes(request, pixels),
+            self._origin(request),
+        )
+
+    def _origin(self, request: Request) -> Prepared | None:
+        origin = request.origin if self.with_origins else None
+        prepared = None if origin is None else self.prepare(origin)
+        return prepared if isinstance(prepared, Prepared) else None
+
+    def _boxes(self, request: Request, pixels: Pixels) -> tuple[Box, ...]:
+        """Of the item's first image, moved with it; none where another image is shown."""
+        boxes = request.item.boxes
+        if not boxes or not pixels.images or request.images is not None:
+            return ()
+        assert pixels.source_size is not None
+        scaled = [_scaled(box, self._source(request.sources[0]).size, pixels.source_size) for box in boxes]
+        if pixels.transform is not None:
+            scaled = [moved for box in scaled if (moved := pixels.transform.box(box)) is not None]
+        shown = pixels.images[0].size  # smaller where a method shrank it
+        moved_to = pixels.source_size if pixels.transform is None else pixels.transform.out_size
+        return tuple(_scaled(box, moved_to, shown) for box in scaled)
 
     def _row(self, request: Request, prompt: str, pixels: Pixels) -> RowInputs:
         most = self.max_new_tokens[request.task]
@@ -255,6 +288,11 @@ class Preparer:
         if source.key not in self._sources:
             _remember(self._sources, source.key, to_rgb(source.load()), 4)
         return self._sources[source.key]
+
+
+def _scaled(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    x, y = new[0] / old[0], new[1] / old[1]
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
 
 
 def _check_budget(pruner: Pruner | None, row: RowInputs) -> None:

@@ -1,4 +1,4 @@
-"""Before a run: which of its pruners this model cannot serve, and why, found out on its first item."""
+"""Before a run: which of its pruners this model cannot serve, and why, found out on one item."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def unserved(
 
     One request per method goes the whole way: what a family lacks shows here and not after an hour.
     """
-    item = next((item for item in items if item.images and not item.meta.get("error")), None)
+    whole = [item for item in items if item.images and not item.meta.get("error")]
+    item = next((item for item in whole if item.boxes), whole[0] if whole else None)
     reasons: dict[str, str] = {}
     by_method: dict[tuple[Any, ...], str | None] = {}
     for part in parts if item is not None else ():

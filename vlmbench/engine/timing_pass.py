@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Condition
 from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds, pruner_of
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
+from vlmbench.engine.sight import Evidence, Sight
 from vlmbench.engine.timing import Timing, TimingSettings, time_samples
 from vlmbench.engine.timing_stages import Ready
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
 from vlmbench.schema import Table
 from vlmbench.seeds import digest
+
+if TYPE_CHECKING:
+    from vlmbench.prune.base import Pruner
 
 Samples = Sequence[Sequence[Prepared] | None]
 """The timed batches of one condition; None where it does not apply to one of the items."""
@@ -35,7 +40,8 @@ def time_conditions(
     """
     prepared, notes = _prepare(preparer, task, items, conditions, settings)
     _check_context(preparer, prepared, settings)
-    ready = {condition: _ready(samples, settings) for condition, samples in prepared.items()}
+    sight = Sight(preparer.adapter)
+    ready = {condition: _ready(sight, samples, settings) for condition, samples in prepared.items()}
     timing = time_samples(preparer.adapter, ready, settings)
     return Timing(timing.speeds, (*(f"{task}: {note}" for note in (*notes, *timing.notes)),))
 
@@ -100,7 +106,7 @@ def _all_prepared(rows: Sequence[Prepared | Settled]) -> list[Prepared] | None:
     return prepared if len(prepared) == len(rows) else None
 
 
-def _ready(samples: Samples, settings: TimingSettings) -> list[Ready | None]:
+def _ready(sight: Sight, samples: Samples, settings: TimingSettings) -> list[Ready | None]:
     pruner = next(pruner_of(rows[0].request.condition) for rows in samples if rows)
     return [
         None
@@ -110,9 +116,18 @@ def _ready(samples: Samples, settings: TimingSettings) -> list[Ready | None]:
             pruner,
             [prune_seeds(p.request, settings.seed) for p in rows],
             settings.newline,
+            _evidence(sight, pruner, rows),
         )
         for rows in samples
     ]
+
+
+def _evidence(sight: Sight, pruner: Pruner | None, rows: Sequence[Prepared]) -> list[Evidence]:
+    """Found before the clock runs: it is given to the method, as an annotation."""
+    if pruner is None or "evidence" not in pruner.needs:
+        return []
+    encoded = sight.adapter.encode([p.row for p in rows], frozenset())
+    return [sight.evidence(*pair) for pair in zip(rows, encoded.features, strict=True)]
 
 
 def _check_context(preparer: Preparer, prepared: Mapping[str, Samples], settings: TimingSettings) -> None:

@@ -16,7 +16,7 @@ from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
-from vlmbench.prune import NEWLINES
+from vlmbench.prune import NEWLINES, PRUNERS
 from vlmbench.registry import Entry
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class PerturbOptions:
     prune: str | None = None
     """Models to perturb: pruners such as `zoo@0.9`, and `none` for the full one; None: the full one alone."""
     newline: str = "counted"
+    churn: bool = False
+    """Each pruner under each image perturbation also with the tokens of the unperturbed image."""
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -59,7 +61,9 @@ class PerturbOptions:
         _names(self.families, "--perturb")
         if self.newline not in NEWLINES:
             raise unknown("newline rule", self.newline, NEWLINES)
-        _pruners(self.prune)
+        pruners = _pruners(self.prune)
+        if self.churn and not any(pruners):
+            raise UsageError("--churn compares choices of tokens: name a pruner, --prune zoo@0.9")
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -86,6 +90,8 @@ def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[V
         if pruner is not None:
             found.append(pruned(pruner))
         found += _of_model(pruner, images, questions, options.repeats)
+        if pruner is not None and options.churn:
+            found += _frozen(pruner, images)
     return list({v.condition.id: v for v in found}.values())
 
 
@@ -104,6 +110,20 @@ def _of_model(
     for part in questions:
         strength = _strength(part, QUESTIONS.get(part.name))
         yield Variation(Condition(question=part, prune=prune), "question", part.name, strength, reference)
+
+
+def _frozen(prune: Part, images: Sequence[Part]) -> Iterator[Variation]:
+    """The model under one pruner and each image perturbation, with the tokens chosen on the original."""
+    if "mask" not in prune.parameters:  # a control that chooses nothing
+        return
+    mask = PRUNERS.get(prune.name).part(**{**prune.parameters, "mask": "frozen"})
+    null = {part.label for part in IMAGES.suite("null")}
+    for part in images:
+        axis = "null" if part.label in null else "image"
+        strength = _strength(part, IMAGES.get(part.name))
+        yield Variation(
+            Condition(image=part, prune=mask), axis, part.name, strength, Condition(prune=prune).id
+        )
 
 
 def _pruners(text: str | None) -> list[Part | None]:

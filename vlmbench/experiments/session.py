@@ -17,6 +17,7 @@ from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.probe import check_keep, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
 from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.sight import Sight
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions
@@ -28,6 +29,7 @@ from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.shape import llm_shape
 from vlmbench.prune import PRUNERS
+from vlmbench.prune.base import FROZEN
 from vlmbench.prune.forms import Linear
 from vlmbench.schema import Record, Table
 from vlmbench.seeds import digest
@@ -116,16 +118,18 @@ class Session:
             manifests.open_run(folder, manifest)
         self.ranks.wait()
         max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
+        freezes = any(p.parameters.get("mask") == FROZEN for p in _pruners(plans))
         answerer = Answerer(
-            self.adapter,
+            Sight(self.adapter),
             self.scorers,
             max_new,
             digest(identity),
             self._tolerance(),
             self.options.seed,
             newline,
+            with_origins=freezes,
         )
-        preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size)
+        preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size, freezes)
         unserved = self._unserved(answerer, preparer, plans)
         self.notes += self._sensitivity_notes(plans, unserved)
         answerer = replace(answerer, needs=_needs(plans, unserved))

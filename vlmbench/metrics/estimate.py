@@ -22,6 +22,8 @@ Bools = npt.NDArray[np.bool_]
 
 _Z = 1.959963984540054
 _AT_BOUND = 1e-12
+NO_VARIANCE = 1e-12
+"""Standard errors up to this are rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +186,16 @@ def paired_difference(
         low = a - b - float(np.hypot(a - low_a, high_b - b))
         high = a - b + float(np.hypot(high_a - a, b - low_b))
     return estimate.model_copy(update={"low": max(low, -bound), "high": min(high, bound)})
+
+
+def not_certain(found: Estimate, cluster: npt.ArrayLike, used: Bools, scale: float = 1.0) -> Estimate:
+    """The figure with an interval also where no item differs, which is no proof that none ever does:
+    value +- u scale, u the upper end of Wilson's interval of 0 cases in as many draws as there are clusters.
+    """
+    if found.value is None or found.se is None or found.se > NO_VARIANCE:
+        return found
+    half = wilson(0, len(np.unique(np.asarray(cluster)[used])))[1] * scale
+    return found.model_copy(update={"low": found.value - half, "high": found.value + half})
 
 
 def paired(

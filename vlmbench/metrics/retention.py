@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlmbench.metrics.estimate import (
+    NO_VARIANCE,
     Bools,
     Floats,
     from_influence,
     linearise,
+    not_certain,
     paired_difference,
     ratio_estimate,
-    wilson,
 )
 from vlmbench.metrics.outcomes import Outcomes
 from vlmbench.schema import Estimate
@@ -34,8 +35,6 @@ METRICS = {
 
 Points = Sequence[tuple[float, Estimate]]
 """A curve: (share of the visual tokens kept, retention) per budget, in any order."""
-
-_NO_VARIANCE = 1e-12
 
 
 def retention_metrics(outcomes: Outcomes, column: int, blind: int | None) -> dict[str, Estimate]:
@@ -93,7 +92,7 @@ def smallest_detectable_difference(
     used = outcomes.scored[:, column] & outcomes.scored[:, reference]
     one, two = (_scores(outcomes, place, used) for place in (column, reference))
     difference = paired_difference(one, used, two, used, outcomes.cluster)
-    if difference.se is None or difference.se <= _NO_VARIANCE:
+    if difference.se is None or difference.se <= NO_VARIANCE:
         return None
     df = len(np.unique(outcomes.cluster[used])) - 1
     found = float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power)) * difference.se
@@ -223,7 +222,4 @@ def _quotient(a: float, psi_a: Floats, b: float, psi_b: Floats, outcomes: Outcom
     """a / b with its error; `used` [n] are the items that both rest on."""
     value = a / b
     found = from_influence(value, (psi_a - value * psi_b) / b, outcomes.cluster, used, bound=None)
-    if found.se is None or found.se > _NO_VARIANCE:
-        return found
-    changed = wilson(0, len(np.unique(outcomes.cluster[used])))[1] / abs(b)
-    return found.model_copy(update={"low": value - changed, "high": value + changed})
+    return not_certain(found, outcomes.cluster, used, 1 / abs(b))

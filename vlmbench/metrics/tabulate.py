@@ -10,19 +10,22 @@ import numpy as np
 
 from vlmbench.conditions import Condition
 from vlmbench.items import Item
+from vlmbench.metrics.arrays import Arrays
+from vlmbench.metrics.churn import churn_groups, churn_metrics, is_frozen, overlap_metrics
 from vlmbench.metrics.cost import LlmShape
+from vlmbench.metrics.evidence import evidence_metrics
+from vlmbench.metrics.fairness import DOWNSAMPLED, needy_accuracy, yes_shift
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
 from vlmbench.metrics.retention import retention_metrics
 from vlmbench.metrics.spending import cost, tokens
 from vlmbench.metrics.stability import cell_metrics, summarise
+from vlmbench.metrics.sweep import budget_summary, method_summaries
+from vlmbench.metrics.told import Told
 from vlmbench.packing import pack_indices
-from vlmbench.schema import Cell, Column, Record, State, Summary, TaskBlock
+from vlmbench.schema import Cell, Column, Estimate, Record, Summary, TaskBlock
 from vlmbench.seeds import digest
 
 T = TypeVar("T")
-
-UNCHANGED = "unchanged"
-"""How the detail of a record begins whose perturbation left every pixel as it was."""
 
 
 @dataclass(frozen=True)
@@ -74,75 +77,26 @@ class Tabulated:
     summaries: list[Summary]
 
 
-class _Arrays:
-    """The records of a task as arrays [items, conditions]."""
-
-    def __init__(self, result: TaskResult) -> None:
-        n, m = len(result.items), len(result.variations)
-        self.answers: list[list[str]] = [[] for _ in range(n)]
-        self.answer = np.full((n, m), -1, dtype=np.int64)
-        self.state = np.full((n, m), STATES.index(State.ERROR), dtype=np.int64)
-        self.score = np.full((n, m), np.nan)
-        self.margin = np.full((n, m), np.nan)
-        self.prob = np.full((n, m), np.nan)
-        self.tie = np.zeros((n, m), dtype=bool)
-        self.unchanged = np.zeros((n, m), dtype=bool)
-        for i, item in enumerate(result.items):
-            for j, variation in enumerate(result.variations):
-                record = result.records.get((item.id, variation.condition.id))
-                if record is not None:
-                    self._fill(i, j, record)
-        column = {v.condition.id: j for j, v in enumerate(result.variations)}
-        codes = {cluster: i for i, cluster in enumerate(dict.fromkeys(item.cluster for item in result.items))}
-        clean = column.get("clean", 0)
-        self.outcomes = Outcomes(
-            answer=self.answer,
-            state=self.state,
-            score=self.score,
-            tie=self.tie,
-            prob=self.prob[:, clean] if m else np.full(n, np.nan),
-            cluster=np.array([codes[item.cluster] for item in result.items], dtype=np.int64),
-            reference=np.array(
-                [column.get(v.reference, -1) if v.reference else -1 for v in result.variations],
-                dtype=np.int64,
-            ),
-            unchanged=self.unchanged,
-        )
-
-    def _fill(self, i: int, j: int, record: Record) -> None:
-        self.state[i, j] = STATES.index(record.state)
-        self.unchanged[i, j] = record.state is State.NOT_APPLICABLE and record.detail.startswith(UNCHANGED)
-        self.tie[i, j] = record.tie
-        if record.answer is not None:
-            known = self.answers[i]
-            if record.answer not in known:
-                known.append(record.answer)
-            self.answer[i, j] = known.index(record.answer)
-        for array, value in (
-            (self.score, record.score),
-            (self.margin, record.min_margin),
-            (self.prob, record.prob),
-        ):
-            if value is not None:
-                array[i, j] = value
-
-
 def tabulate(result: TaskResult) -> Tabulated:
     """The task's block, a cell per condition, and summaries: everything, per axis, family, strength within a
     family, category and stratum."""
-    arrays = _Arrays(result)
+    arrays = Arrays(result)
     floor = [j for j, v in enumerate(result.variations) if v.axis == "repeat"]
     cells = [_cell(result, arrays, j, floor) for j in range(len(result.variations))]
     block = result.block.model_copy(update={"digests": _digests(result), "answers": arrays.answers})
-    return Tabulated(block, cells, list(_summaries(result, arrays, floor)))
+    return Tabulated(block, cells, list(_summaries(result, arrays, cells, floor)))
 
 
-def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell:
+def _cell(result: TaskResult, arrays: Arrays, j: int, floor: list[int]) -> Cell:
     variation, outcomes = result.variations[j], arrays.outcomes
     condition = variation.condition
     metrics = cell_metrics(outcomes, j, [] if variation.axis == "repeat" else floor)
     if variation.axis in PRUNED:
-        metrics |= retention_metrics(outcomes, j, _blind(result))
+        metrics |= _pruned_metrics(outcomes, arrays.told, j, _blind(result))
+        control = _downsampled(result, outcomes, variation.strength)
+        metrics |= needy_accuracy(outcomes, j, control) if control is not None else {}
+    elif not is_frozen(variation):  # whose overlap is 1 by construction
+        metrics |= overlap_metrics(outcomes, [j], arrays.told.kept_overlap)
     states = [STATES[code] for code in arrays.state[:, j]]
     is_reference = any(v.reference == condition.id for v in result.variations) or not variation.reference
     records = [result.records.get((item.id, condition.id)) for item in result.items]
@@ -175,6 +129,25 @@ def _cell(result: TaskResult, arrays: _Arrays, j: int, floor: list[int]) -> Cell
     )
 
 
+def _pruned_metrics(outcomes: Outcomes, told: Told, j: int, blind: int | None) -> dict[str, Estimate]:
+    return {
+        **retention_metrics(outcomes, j, blind),
+        **yes_shift(outcomes, j, told.yes),
+        **evidence_metrics(outcomes, j, told.evidence),
+    }
+
+
+def _downsampled(result: TaskResult, outcomes: Outcomes, budget: str) -> int | None:
+    """The column that shows the model a smaller image, else a coarser feature grid, at this budget."""
+    for name in DOWNSAMPLED if budget else ():
+        for j, v in enumerate(result.variations):
+            part = v.condition.prune
+            ours = v.axis in PRUNED and v.strength == budget and part is not None and part.name == name
+            if ours and outcomes.scored[:, j].any():
+                return j
+    return None
+
+
 def _blind(result: TaskResult) -> int | None:
     """The column of the run without any visual token."""
     places = [
@@ -204,28 +177,54 @@ def _digests(result: TaskResult) -> list[str]:
     ]
 
 
-def _summaries(result: TaskResult, arrays: _Arrays, floor: list[int]) -> Iterable[Summary]:
+def _summaries(
+    result: TaskResult, arrays: Arrays, cells: Sequence[Cell], floor: list[int]
+) -> Iterable[Summary]:
+    yield from method_summaries([cell for cell in cells if cell.axis in PRUNED])
+    yield from _budgets(result, arrays)
     yield from _pruned_groups(result, arrays)
-    for pruner in _distinct(v.pruner for v in result.variations):
+    yield from _churn(result, arrays)
+    for pruner in _distinct(v.pruner for v in result.variations if not is_frozen(v)):
         mine = [j for j in floor if result.variations[j].pruner == pruner]
         yield from _stability(result, arrays, mine, pruner)
 
 
-def _pruned_groups(result: TaskResult, arrays: _Arrays) -> Iterable[Summary]:
+def _pruned_groups(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
     """Every pruner at every budget, by category and by stratum."""
     columns = [j for j, v in enumerate(result.variations) if v.axis in PRUNED]
     for name in ("category", "stratum"):
         labels = np.array([getattr(item, name) for item in result.items])
         for label in sorted(set(labels.tolist()) - {""}) if columns else ():
-            rows = arrays.outcomes.rows(labels == label)
+            rows, told = arrays.outcomes.rows(labels == label), arrays.told.rows(labels == label)
             for j in columns:
-                found = cell_metrics(rows, j) | retention_metrics(rows, j, _blind(result))
+                found = cell_metrics(rows, j) | _pruned_metrics(rows, told, j, _blind(result))
                 variation = result.variations[j]
                 group = {"axis": variation.axis, "condition": variation.condition.id, name: label}
                 yield Summary(task=result.block.task, group=group, metrics=found)
 
 
-def _stability(result: TaskResult, arrays: _Arrays, floor: list[int], pruner: str) -> Iterable[Summary]:
+def _budgets(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
+    """What all methods of a budget share."""
+    columns = [(j, v.strength) for j, v in enumerate(result.variations) if v.axis in PRUNED and v.strength]
+    for budget in _distinct(strength for _, strength in columns):
+        mine = [j for j, strength in columns if strength == budget]
+        control = _downsampled(result, arrays.outcomes, budget)
+        found = budget_summary(result.block.task, arrays.outcomes, result.variations, mine, control)
+        if found is not None:
+            yield found
+
+
+def _churn(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
+    """Per pruner and family: do other tokens follow from a perturbation, and do flips follow from them?"""
+    for group in churn_groups(result.variations):
+        found = churn_metrics(arrays.outcomes, group, arrays.told.kept_overlap)
+        if found:
+            named = {"churn": group.reference, "axis": group.axis}
+            named |= {"family": group.family} if group.family else {}
+            yield Summary(task=result.block.task, group=named, metrics=found)
+
+
+def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str) -> Iterable[Summary]:
     """What the perturbations do to the full model, or to the model with one pruner."""
     variants = [
         (j, v)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,11 +12,20 @@ from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
 from vlmbench.models import families
-from vlmbench.models.families import Layout, Picture
+from vlmbench.models.families import Layout, Picture, Where
 from vlmbench.models.features import ImageTokens
 from vlmbench.models.taps import AttentionCall, attention_tap
 
-SERVED = frozenset({"projector_in", "attention", "keys"})
+_LAYERS: dict[str, Where] = {
+    "attention": "features",
+    "keys": "features",
+    "middle_attention": "middle",
+    "last_attention": "last",
+    "last_keys": "last",
+}
+"""The layer of the tower that a need is read in."""
+
+SERVED = frozenset({"projector_in", *_LAYERS})
 """The names of `prune.base.NEEDS` that the vision side can serve."""
 
 _CHUNK = 1 << 24
@@ -30,9 +40,8 @@ class Capture:
         self._needs = needs & SERVED
         self._family = families.of(model)
         self._inputs: list[Tensor] = []
-        self._attention: list[Tensor] = []
-        self._queries: list[Tensor] = []
-        self._keys: list[Tensor] = []
+        self._seen: dict[str, list[Tensor]] = {need: [] for need in sorted(self._needs & _LAYERS.keys())}
+        self._queries: dict[str, list[Tensor]] = {need: [] for need in self._seen}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -41,23 +50,32 @@ class Capture:
             if "projector_in" in self._needs:
                 hook = self._family.receiver(self._model).register_forward_pre_hook(self._receive)
                 stack.callback(hook.remove)
-            if self._needs & {"attention", "keys"}:
-                stack.enter_context(attention_tap((self._family.attention(self._model),), self._observe))
+            tapped: dict[nn.Module, list[str]] = {}
+            for need in self._seen:
+                module = self._family.attention(self._model, _LAYERS[need])
+                tapped.setdefault(module, []).append(need)
+            if tapped:
+                stack.enter_context(
+                    attention_tap(tapped, lambda module, call: self._observe(tapped[module], call))
+                )
             yield
 
     def _receive(self, _: nn.Module, arguments: tuple[Any, ...]) -> None:
         x = arguments[0]
         self._inputs.append(x.reshape(-1, x.shape[-1]))
 
-    def _observe(self, _: nn.Module, call: AttentionCall) -> None:
+    def _observe(self, needs: Sequence[str], call: AttentionCall) -> None:
         outside = self._family.class_tokens(self._model)
         for part in call.parts():
-            if "attention" in self._needs:
-                seen, queries = received(part, from_class_token=bool(outside))
-                self._attention.append(seen[:, outside:].flatten())
-                self._queries.append(queries[:, outside:].flatten())
-            if "keys" in self._needs:
-                self._keys.append(part.key.float().mean(1)[:, outside:].flatten(0, 1))
+            for need in needs:
+                if need.endswith("keys"):
+                    keys = part.key.float().mean(1) if need == "keys" else joined(part).key[:, 0].float()
+                    self._seen[need].append(keys[:, outside:].flatten(0, 1))
+                    continue
+                heads = joined(part) if need == "last_attention" else part
+                seen, queries = received(heads, from_class_token=bool(outside))
+                self._seen[need].append(seen[:, outside:].flatten())
+                self._queries[need].append(queries[:, outside:].flatten())
 
     def images(
         self, vision: Mapping[str, Tensor], output: Any, counts: Sequence[int]
@@ -65,9 +83,7 @@ class Capture:
         """Per request, from the encoder's arguments and output; `counts[i]` placeholders are request i's."""
         layout = self._family.layout(self._model, vision, output.pooler_output, counts)
         x = self._projector_in(layout, sum(counts))
-        attention, keys = self._tokens(layout, self._mean_attention(layout)), None
-        if self._keys:
-            keys = self._tokens(layout, torch.cat(self._keys))
+        read = {need: self._tokens(layout, self._patches(layout, need)) for need in self._seen}
         extra = None if x is None else self._family.extra(self._model, output)
         extra = None if extra is None else extra.to(layout.device)
         pending = list(reversed(layout.pictures))
@@ -81,10 +97,9 @@ class Capture:
                         start,
                         start + picture.count,
                         picture.grid,
-                        _of(picture, x),
-                        _of(picture, attention),
-                        _of(picture, keys),
-                        None if extra is None else extra[picture.units],
+                        projector_in=None if x is None else _of(picture, x),
+                        extra=None if extra is None else extra[picture.units],
+                        **{need: _of(picture, values) for need, values in read.items()},
                     )
                 )
                 start += picture.count
@@ -105,29 +120,38 @@ class Capture:
             raise self._misfit(f"{flat.shape[0]} projector inputs for {outputs} outputs")
         return flat[layout.members]
 
-    def _mean_attention(self, layout: Layout) -> Tensor | None:
-        """[patches]: what each got from the rows that count, as a mean over those of its own tile."""
-        if not self._attention:
-            return None
-        seen = torch.cat(self._attention)
+    def _patches(self, layout: Layout, need: str) -> Tensor:
+        """[patches, ..]: keys, or the attention that each got from the rows that count, as a mean over those
+        of its own tile."""
+        seen = torch.cat(self._seen[need])
         if seen.shape[0] != sum(layout.units):
             raise self._misfit(f"{seen.shape[0]} patches in the encoder, {sum(layout.units)} expected")
-        if self._family.class_tokens(self._model):
+        if self._family.class_tokens(self._model) or not self._queries[need]:
             return seen
         lengths = torch.tensor(layout.units, device=seen.device)
-        sums = torch.cat(self._queries).cumsum(0)[lengths.cumsum(0) - 1]
+        sums = torch.cat(self._queries[need]).cumsum(0)[lengths.cumsum(0) - 1]
         rows = sums.diff(prepend=sums.new_zeros(1))
         return seen / rows.repeat_interleave(lengths, output_size=seen.shape[0]).clamp(min=1)
 
-    def _tokens(self, layout: Layout, patches: Tensor | None) -> Tensor | None:
+    def _tokens(self, layout: Layout, patches: Tensor) -> Tensor:
         """[patches, ..] -> [M, ..], the mean over the patches of each projector output."""
-        if patches is None:
-            return None
         patches = patches.to(layout.device)
         return patches if layout.members is None else patches[layout.members].mean(1)
 
     def _misfit(self, what: str) -> UsageError:
         return UsageError(f"{self._family.name}: visual tokens cannot be traced to patches ({what})")
+
+
+def joined(call: AttentionCall) -> AttentionCall:
+    """The same layer as one head of all their widths, with the scaling of that width and no soft cap."""
+    owners = call.query.shape[1] // call.key.shape[1]
+    query, key = (
+        heads.transpose(1, 2).flatten(2)[:, None]
+        for heads in (call.query, call.key.repeat_interleave(owners, dim=1))
+    )
+    mask = call.mask[:, :1] if call.mask is not None and call.mask.ndim == 4 else call.mask
+    options = {name: value for name, value in call.options.items() if name != "softcap"}
+    return replace(call, query=query, key=key, mask=mask, scaling=query.shape[-1] ** -0.5, options=options)
 
 
 def received(call: AttentionCall, from_class_token: bool) -> tuple[Tensor, Tensor]:
@@ -149,10 +173,10 @@ def received(call: AttentionCall, from_class_token: bool) -> tuple[Tensor, Tenso
     return total, counted
 
 
-def _of(picture: Picture, values: Tensor | None) -> Tensor | None:
+def _of(picture: Picture, values: Tensor) -> Tensor:
     """The rows of one image's tokens; zeros for newline tokens."""
-    if values is None or isinstance(picture.source, slice):
-        return values if values is None else values[picture.source]
+    if isinstance(picture.source, slice):
+        return values[picture.source]
     rows = values[picture.source.clamp(min=0)]
     newline = (picture.source < 0).view(-1, *[1] * (values.ndim - 1))
     return rows.masked_fill(newline, 0)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
+from vlmbench.models.inside_left import ImageSpan, InsideLog
+from vlmbench.models.inside_needs import LAST, Enough
 from vlmbench.models.inside_refuse import refuse_attention, refuse_cuts, refuse_generate, sliding_windows
-from vlmbench.models.inside_run import ImageSpan, InsideLog, Run, rotary_of
+from vlmbench.models.inside_run import Run, rotary_of
 from vlmbench.models.taps import EVERYTHING, AttentionCall, attention_tap
 from vlmbench.prune.base import COMPACT, ORIGINAL, Pruner
 
 __all__ = ["ImageSpan", "InsideLog", "attention_rows", "prune_inside", "refuse_generate"]
-
-LAST = slice(-1, None)
 
 
 @contextmanager
@@ -32,13 +32,15 @@ def prune_inside(
     """For the duration of ONE `model.generate(**inputs)`: visual tokens leave where `pruner.schedule` says.
 
     `images[b]` are those of row b of the left-padded batch. Before layer k the method sees, for each image,
-    the hidden states of the tokens still there and the attention that the last prompt token pays them in
-    layer k - 1. With `original` positions tokens keep the ids they had; with `compact` ones each row is
-    renumbered without gaps from layer k on, the new tokens included.
+    the hidden states of the tokens still there and what it asked for of `prune.base.Inner`. Tokens that it
+    makes stand in their order in the columns that they take; later cuts see them as tokens like any other.
+    With `original` positions tokens keep the ids they had, new ones take those of `Reduced.position_from`;
+    with `compact` ones each row is renumbered without gaps, in the order of its columns, from layer k on, the
+    tokens that are written included.
 
     Raises, before anything runs, NotApplicableError where the budget cannot be reached, and UsageError for a
     layer that cannot be cut before; see `refuse_generate` for the arguments of `generate`, which it does not
-    see: what it would get wrong is refused while it runs.
+    see: what it would get wrong is refused while it runs. ContractError where a method breaks its contract.
     """
     if positions not in (ORIGINAL, COMPACT):
         raise UsageError(f"positions must be {ORIGINAL!r} or {COMPACT!r}: got {positions!r}")
@@ -48,22 +50,19 @@ def prune_inside(
     log = InsideLog(
         entered=[[sum(len(image.index) for image in row) for row in images] for _ in layers],
         kept=[[torch.arange(len(image.index)) for image in row] for row in images],
+        share=[[torch.ones(len(image.index)) for image in row] for row in images],
     )
     for row in images:
         log.cuts.append([pruner.schedule(len(image.index), len(layers)) for image in row])
         for image, cuts in zip(row, log.cuts[-1], strict=True):
             refuse_cuts(model, cuts, len(layers), len(image.index))
-    places = sorted({cut.layer for row in log.cuts for cuts in row for cut in cuts})
+    run = Run(pruner, images, log, positions == COMPACT, decoder, sliding_windows(model))
     with ExitStack() as stack:
-        if places:
-            run = Run(pruner, images, log, positions == COMPACT, decoder, sliding_windows(model))
-            if "llm_attention" in pruner.needs:
-                tapped = {layers[k - 1].self_attn: k for k in places}
-                observer = _observer(run, tapped)
-                stack.enter_context(attention_tap(list(tapped), observer))
+        if run.places:
+            stack.enter_context(run.needs.watching())
             if run.compact:
                 stack.enter_context(_hooked(rotary_of(decoder), run.after_rotary, after=True))
-            for i in range(places[0], len(layers)):
+            for i in range(run.places[0], len(layers)):
                 stack.enter_context(_hooked(layers[i], _before(run, i)))
         yield log
 
@@ -85,18 +84,6 @@ def _before(run: Run, layer: int) -> Any:
     return hook
 
 
-def _observer(run: Run, tapped: Mapping[nn.Module, int]) -> Any:
-    def observe(module: nn.Module, call: AttentionCall) -> None:
-        if tapped[module] not in run.attention:  # only the prompt's
-            run.attention[tapped[module]] = call.weights(LAST)[:, :, 0].mean(1)
-
-    return observe
-
-
-class _Enough(BaseException):
-    """All that was asked for has been seen."""
-
-
 @torch.inference_mode()
 def attention_rows(
     model: Any, inputs: Mapping[str, Any], layers: Sequence[int], rows: Literal["last", "all"] = "last"
@@ -116,11 +103,11 @@ def attention_rows(
         seen = call.weights(LAST if rows == "last" else EVERYTHING)
         found[wanted[module]] = seen[:, :, 0] if rows == "last" else seen
         if wanted[module] == max(layers):
-            raise _Enough
+            raise Enough
 
     try:
         with attention_tap(list(wanted), observe):
             model(**inputs, use_cache=False)
-    except _Enough:
+    except Enough:
         pass
     return found

@@ -29,6 +29,9 @@ class Segment:
     """Valid columns of each row."""
     start: int = 0
     """Its first layer."""
+    origin: Tensor | None = None
+    """[B, W] int64: the column of the full prompt whose position each column has, where tokens were merged;
+    None where that is `index`."""
     made: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     """What the layers of one forward pass share: key -> (source, result)."""
 
@@ -58,7 +61,13 @@ class Segment:
         width = max(counts) + self.width - max(self.counts)
         # a stable sort puts what is dropped in front, beside the padding
         order = stays.long().argsort(dim=1, stable=True)[:, -width:]
-        return Segment(self.index.gather(1, order), stays.gather(1, order), counts, start), order
+        origin = None if self.origin is None else self.origin.gather(1, order)
+        return Segment(self.index.gather(1, order), stays.gather(1, order), counts, start, origin), order
+
+    @property
+    def positions(self) -> Tensor:
+        """[B, W] int64: the column of the full prompt whose position each column has."""
+        return self.index if self.origin is None else self.origin
 
 
 def whole(mask: Tensor | None, hidden: Tensor) -> Segment:
@@ -117,15 +126,15 @@ def take_rotary(tensor: Tensor, segment: Segment) -> Tensor:
     """cos or sin [.., B or 1, S, D] -> [.., B, W, D]."""
     rows, width = segment.index.shape
     lead, depth = tensor.shape[:-3], tensor.shape[-1]
-    index = segment.index.to(tensor.device)[..., None].expand(*lead, rows, width, depth)
+    index = segment.positions.to(tensor.device)[..., None].expand(*lead, rows, width, depth)
     return tensor.expand(*lead, rows, -1, depth).gather(-2, index)
 
 
-def take_ids(ids: Tensor, segment: Segment) -> Tensor:
-    """Position ids [.., B or 1, S] -> [.., B, W]."""
-    rows, width = segment.index.shape
+def take_ids(ids: Tensor, index: Tensor) -> Tensor:
+    """Position ids [.., B or 1, S] of the columns `index` [B, W] -> [.., B, W]."""
+    rows, width = index.shape
     lead = ids.shape[:-2]
-    index = segment.index.to(ids.device).expand(*lead, rows, width)
+    index = index.to(ids.device).expand(*lead, rows, width)
     return ids.expand(*lead, rows, -1).gather(-1, index)
 
 
@@ -133,9 +142,10 @@ def compact_ids(ids: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
     """Ids without gaps of the segment's columns, and what to subtract from those of the tokens that follow.
 
     ids [B or 1, S], with M-RoPE [3, B, S], whose axes are numbered together. A row begins with the id that
-    it began with (PaliGemma counts from 1), so that a row that lost nothing keeps its ids.
+    it began with (PaliGemma counts from 1), so that a row that lost nothing keeps its ids. Merged tokens are
+    numbered like their columns.
     """
-    original = take_ids(ids, segment)
+    original = take_ids(ids, segment.index)
     valid = segment.valid.to(ids.device)
     far = original.masked_fill(~valid, torch.iinfo(original.dtype).max).amin(-1, keepdim=True)
     first = far if far.ndim == 2 else far.amin(0, keepdim=True)

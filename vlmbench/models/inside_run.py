@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
+from vlmbench.models.inside_left import ImageSpan, InsideLog, Left
+from vlmbench.models.inside_needs import Needs, next_attention
 from vlmbench.models.inside_refuse import refuse_window
 from vlmbench.models.inside_rows import (
     Segment,
@@ -20,30 +22,8 @@ from vlmbench.models.inside_rows import (
     take_rotary,
     whole,
 )
-from vlmbench.prune.base import Context, Cut, Inner, Pruner
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSpan:
-    """The visual tokens of one image in a left-padded prompt."""
-
-    index: Tensor
-    """[n] int64, ascending: their columns."""
-    grid: Tensor
-    """[n, 3] int: tile, row, column of each."""
-    seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class InsideLog:
-    """What was pruned; complete once `generate` has read the prompt. Rows are those of the batch."""
-
-    entered: list[list[int]]
-    """[layers][rows]: visual tokens that entered each layer."""
-    kept: list[list[Tensor]]
-    """Per row and image: indices into the image's tokens that are left after the last cut, ascending."""
-    cuts: list[list[tuple[Cut, ...]]] = field(default_factory=list)
-    """Per row and image: the schedule, by layer."""
+from vlmbench.prune.base import Context, Pruner, Reduced
+from vlmbench.prune.contract import check_reduced, check_selection
 
 
 def rotary_of(decoder: Any) -> nn.Module:
@@ -65,10 +45,16 @@ class Run:
         decoder: Any,
         windows: Sequence[int | None],
     ) -> None:
-        self.pruner, self.images, self.log = pruner, images, log
+        self.pruner, self.log = pruner, log
         self.compact, self.decoder, self.windows = compact, decoder, windows
-        self.attention: dict[int, Tensor] = {}
-        """Cut layer -> [B, W], of the last prompt token in the layer before it."""
+        self.rows = len(images)
+        self.images = [
+            Left(row, i, span, log.cuts[row][i], span.index, torch.arange(len(span.index)))
+            for row, spans in enumerate(images)
+            for i, span in enumerate(spans)
+        ]
+        self.places = sorted({cut.layer for left in self.images for cut in left.cuts})
+        self.needs = Needs(pruner.needs, decoder, self.places)
         self.segments: dict[int, Segment] = {}
         """Layer -> the sequence that it works on, once it has read the prompt."""
         self.shifts: dict[tuple[int, Any], Tensor] = {}
@@ -76,10 +62,10 @@ class Run:
         self.rotaries: dict[Any, tuple[Any, Tensor]] = {}
         """Rotary arguments -> (its output, position ids) of the pass under way."""
         self.current: Segment | None = None
-        self.columns: list[list[Tensor]] = [[image.index for image in row] for row in images]
-        """Per row and image: where the tokens that are left stand in `current`."""
         self.prompt = 0
-        self.needed = max(int(image.index.max()) + 1 for row in images for image in row if len(image.index))
+        ends = [[int(span.index.max()) + 1 for span in spans if len(span.index)] for spans in images]
+        self.ends = [max(row, default=0) for row in ends]
+        """Per row: the column behind its last image."""
 
     def after_rotary(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -93,30 +79,22 @@ class Run:
         hidden, cache = named["hidden_states"], named.get("past_key_values")
         if cache is None:
             raise UsageError("pruning inside the language model without a cache: use use_cache=True")
-        if hidden.shape[0] != len(self.images):
+        if hidden.shape[0] != self.rows:
             raise UsageError(
-                f"pruning inside the language model: {len(self.images)} prompts but {hidden.shape[0]} "
+                f"pruning inside the language model: {self.rows} prompts but {hidden.shape[0]} "
                 "sequences; use num_beams=1 and num_return_sequences=1"
             )
         if getattr(cache, "is_compileable", False):
             raise UsageError("pruning inside the language model with a static cache: use the dynamic cache")
         cached = int(cache.get_seq_length(layer))
-        implementation = str(self.decoder.config._attn_implementation)
         if cached == 0:
             self._read(layer, named)
-            segment, hidden, mask = self.segments[layer], named["hidden_states"], named.get("attention_mask")
-            named["attention_mask"] = segment.once(
-                "mask", mask, lambda: prefill_mask(segment, mask, hidden, implementation)
-            )
         else:
             self._check_decoding(layer, cached, int(hidden.shape[1]))
-            segment = self.segments[layer]
-            if layer == segment.start:
-                segment.made.clear()
-            named["attention_mask"] = segment.once(
-                "mask", None, lambda: decode_mask(segment, cached, hidden, implementation)
-            )
-        self._place(segment, named, cached == 0, "flash" in implementation)
+        segment = self.segments[layer]
+        if cached and layer == segment.start:
+            segment.made.clear()
+        self._fit(segment, named, cached)
         return (named.pop("hidden_states"),), named
 
     def _check_decoding(self, layer: int, cached: int, new: int) -> None:
@@ -135,82 +113,129 @@ class Run:
             raise UsageError("prune_inside serves one generate call: enter it anew for the next")
         if self.current is None:
             self.prompt = int(named["hidden_states"].shape[1])
-            if self.prompt < self.needed:
+            if self.prompt < max(self.ends):
                 raise UsageError(
-                    f"pruning inside the language model: images end at column {self.needed} of a prompt of "
-                    f"{self.prompt}; give columns of the padded prompt and leave prefill_chunk_size unset"
+                    f"pruning inside the language model: images end at column {max(self.ends)} of a prompt "
+                    f"of {self.prompt}; give columns of the padded prompt and leave prefill_chunk_size unset"
                 )
             self.current = whole(named.get("attention_mask"), named["hidden_states"])
-            self.columns = [[c.to(self.current.index.device) for c in row] for row in self.columns]
+            device = self.current.index.device
+            self.images = [
+                replace(left, columns=left.columns.to(device), origin=left.origin.to(device))
+                for left in self.images
+            ]
         refuse_window(layer, self.windows[layer], self.prompt)
-        if any(cut.layer == layer for row in self.log.cuts for cuts in row for cut in cuts):
-            named["hidden_states"] = self._cut(layer, named["hidden_states"])
+        if layer in self.places:
+            named["hidden_states"] = self._cut(layer, named)
         self.segments[layer] = self.current
-        self.log.entered[layer] = [sum(len(columns) for columns in row) for row in self.columns]
+        entered = [0] * self.rows
+        for left in self.images:
+            entered[left.row] += len(left.columns)
+        self.log.entered[layer] = entered
 
-    def _cut(self, layer: int, hidden: Tensor) -> Tensor:
-        """Selects; [B, W, d] -> [B, W', d]."""
+    def _cut(self, layer: int, named: dict[str, Any]) -> Tensor:
+        """Selects or merges; [B, W, d] -> [B, W', d]."""
         assert self.current is not None
-        chosen = self._select(layer, hidden)
-        stays, dropped = self.current.valid.clone(), [0] * len(self.images)
-        for (row, i), selected in chosen.items():
-            columns, left = self.columns[row][i], self.log.kept[row][i]
-            keep = selected.to(columns.device)
-            stays[row, columns] = False
-            stays[row, columns[keep]] = True
-            dropped[row] += len(columns) - len(keep)
-            self.columns[row][i] = columns[keep]
-            self.log.kept[row][i] = left[selected.to(left.device)]
-        self.current, order = self.current.cut(stays, dropped, layer)
+        hidden: Tensor = named["hidden_states"]
+        segment, stays, dropped = self.current, self.current.valid.clone(), [0] * self.rows
+        chosen = self._choose(layer, named)
+        if self.pruner.merges:
+            hidden = hidden.clone()
+            segment = replace(segment, origin=segment.positions.clone(), made={})
+        images = []
+        for i, before in enumerate(self.images):
+            left = before
+            if i in chosen:
+                answer = chosen[i]
+                if isinstance(answer, Reduced):
+                    left = before.merged(answer)
+                    hidden[left.row, left.columns.to(hidden.device)] = answer.features.to(hidden)
+                    places = left.span.index[left.origin.to(left.span.index.device)]
+                    segment.positions[left.row, left.columns] = places.to(segment.positions.device)
+                else:
+                    left = before.selected(answer)
+                stays[left.row, before.columns] = False
+                stays[left.row, left.columns] = True
+                dropped[left.row] += len(before.columns) - len(left.columns)
+                self.log.kept[left.row][left.image] = left.origin.sort().values.cpu()
+                self.log.share[left.row][left.image] = left.share()
+            images.append(left)
+        self.current, order = segment.cut(stays, dropped, layer)
         moved = torch.zeros_like(stays, dtype=torch.long)
         moved.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
-        self.columns = [[moved[b, columns] for columns in row] for b, row in enumerate(self.columns)]
+        self.images = [replace(left, columns=moved[left.row, left.columns]) for left in images]
         return hidden.gather(1, order.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
 
-    def _select(self, layer: int, hidden: Tensor) -> dict[tuple[int, int], Tensor]:
-        """(row, image) -> indices into its tokens that are left, for all images that are cut here."""
-        contexts, keeps, places = [], [], []
-        for row, schedules in enumerate(self.log.cuts):
-            for i, cuts in enumerate(schedules):
-                keep = next((cut.keep for cut in cuts if cut.layer == layer), None)
-                if keep is None:
-                    continue
-                image, columns, left = self.images[row][i], self.columns[row][i], self.log.kept[row][i]
-                seen = self.attention.get(layer)
-                inner = Inner(
-                    layer=layer,
-                    layers=len(self.decoder.layers),
-                    text=self._text(row, hidden),
-                    norm=self.decoder.norm,
-                    attention=None if seen is None else seen[row, columns.to(seen.device)],
-                )
-                contexts.append(
-                    Context(
-                        features=hidden[row, columns.to(hidden.device)],
-                        grid=image.grid[left.to(image.grid.device)],
-                        llm=inner,
-                        seed=image.seed,
-                    )
-                )
-                keeps.append(keep)
-                places.append((row, i))
-        chosen = self.pruner.select_many(contexts, keeps)
-        return dict(zip(places, chosen, strict=True))
-
-    def _text(self, row: int, hidden: Tensor) -> Tensor:
-        """[T, d]: of the text tokens behind the row's last image, of all where none is."""
+    def _choose(self, layer: int, named: dict[str, Any]) -> dict[int, Tensor | Reduced]:
+        """What the method says of each image that is cut here, by its place in `images`."""
         assert self.current is not None
-        valid = self.current.valid[row]
-        visual = torch.cat(self.columns[row])
-        text = valid.clone()
-        text[visual] = False
-        behind = text.clone()
-        behind[: int(visual.max()) + 1 if len(visual) else 0] = False
-        chosen = behind if behind.any() else text
-        return hidden[row, chosen.to(hidden.device)]
+        hidden: Tensor = named["hidden_states"]
+        seen = self.needs.inner(layer, hidden, self.current, self._next_attention(layer, named))
+        keeps: dict[int, int] = {}
+        contexts: list[Context] = []
+        text: dict[int, Tensor] = {}
+        for i, left in enumerate(self.images):
+            keep = left.keep(layer)
+            if keep is None:
+                continue
+            keeps[i] = keep
+            if left.row not in text:
+                text[left.row] = self._text(left.row)
+            contexts.append(
+                Context(
+                    features=hidden[left.row, left.columns.to(hidden.device)],
+                    grid=left.span.grid[left.origin.to(left.span.grid.device)],
+                    llm=seen.of(left, text[left.row]),
+                    seed=left.span.seed,
+                )
+            )
+        self.needs.done(layer)
+        ks = list(keeps.values())
+        if self.pruner.merges:
+            made = [self.pruner.reduce(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+            for ctx, k, reduced in zip(contexts, ks, made, strict=True):
+                check_reduced(self.pruner, reduced, k, ctx.n)
+            return dict(zip(keeps, made, strict=True))
+        found = self.pruner.select_many(contexts, ks)
+        for ctx, k, indices in zip(contexts, ks, found, strict=True):
+            check_selection(self.pruner, indices, k, ctx.n)
+        return dict(zip(keeps, found, strict=True))
+
+    def _next_attention(self, layer: int, named: dict[str, Any]) -> Tensor | None:
+        if "llm_next_attention" not in self.pruner.needs:
+            return None
+        assert self.current is not None
+        arguments = dict(named)
+        if self.current.start:  # behind a cut the model's mask and positions, those of the prompt, do not fit
+            self._fit(self.current, arguments, cached=0)
+        return next_attention(self.decoder.layers[layer], arguments)
+
+    def _text(self, row: int) -> Tensor:
+        """[T]: columns of the text tokens behind the row's last image, of all where none is."""
+        assert self.current is not None
+        behind, width = self.prompt - self.ends[row], self.current.width
+        if (
+            behind
+        ):  # padding stands in front and no text is dropped: they are the last columns in every segment
+            return torch.arange(width - behind, width, device=self.current.index.device)
+        text = self.current.valid[row].clone()
+        for left in self.images:
+            if left.row == row:
+                text[left.columns] = False
+        return text.nonzero()[:, 0]
+
+    def _fit(self, segment: Segment, named: dict[str, Any], cached: int) -> None:
+        """Sets `attention_mask`, `position_embeddings` and `position_ids` for the segment's tokens."""
+        implementation = str(self.decoder.config._attn_implementation)
+        hidden, mask = named["hidden_states"], named.get("attention_mask")
+        if cached:
+            made = segment.once("mask", None, lambda: decode_mask(segment, cached, hidden, implementation))
+        else:
+            made = segment.once("mask", mask, lambda: prefill_mask(segment, mask, hidden, implementation))
+        named["attention_mask"] = made
+        self._place(segment, named, cached == 0, "flash" in implementation)
 
     def _place(self, segment: Segment, named: dict[str, Any], reading: bool, flash: bool) -> None:
-        """Sets `position_embeddings` and `position_ids` for the segment's tokens."""
         cos, sin = named["position_embeddings"]
         if self.compact:
             named["position_embeddings"] = segment.once(
@@ -229,7 +254,7 @@ class Run:
             # which would take a gap in the ids for the border between two packed sequences
             named["position_ids"] = None
         elif reading:
-            named["position_ids"] = segment.once("ids", ids, lambda: take_ids(ids, segment))
+            named["position_ids"] = segment.once("ids", ids, lambda: take_ids(ids, segment.positions))
 
     def _renumbered(self, segment: Segment, cos: Tensor, hidden: Tensor, reading: bool) -> Any:
         found = [(k, ids) for k, (output, ids) in self.rotaries.items() if output[0] is cos]

@@ -227,7 +227,7 @@ def _kept(
     if whole is None:
         return ()
     if applied.inside is not None and log is not None:
-        keep = applied.inside.share(log, row, whole).nonzero()[:, 0]
+        keep = applied.inside.kept(log, row, whole)
     else:
         assert isinstance(part, VisualInput)
         keep = part.keep.cpu()

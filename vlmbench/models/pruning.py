@@ -45,15 +45,27 @@ class Inside:
 
     def share(self, log: InsideLog, row: int, part: ImageFeatures) -> Tensor:
         """[n]: how much of each visual token of a row is left behind the last cut."""
-        share = torch.zeros(part.count)
-        for image, kept in zip(part.images, log.kept[row], strict=True):
+        return self._spread(log.share[row], part)
+
+    def kept(self, log: InsideLog, row: int, part: ImageFeatures) -> Tensor:
+        """[k] ascending: the visual tokens of a row that are left; for merged ones, those whose places
+        they took."""
+        left = [torch.zeros_like(share) for share in log.share[row]]
+        for flags, kept in zip(left, log.kept[row], strict=True):
+            flags[kept.cpu()] = 1
+        return self._spread(left, part).nonzero()[:, 0]
+
+    def _spread(self, values: Sequence[Tensor], part: ImageFeatures) -> Tensor:
+        """[n] from what is said of each image's span; 1 for newline tokens that stay outside of it."""
+        spread = torch.zeros(part.count)
+        for image, value in zip(part.images, values, strict=True):
             here = torch.arange(image.start, image.stop)
             if self.newline == "kept":
                 newline = image.grid[:, 1].cpu() < 0
-                share[here[newline]] = 1
+                spread[here[newline]] = 1
                 here = here[~newline]
-            share[here[kept.cpu()]] = 1
-        return share
+            spread[here] = value.cpu()
+        return spread
 
     def _span(self, columns: Tensor, tokens: ImageTokens, seed: int) -> ImageSpan:
         own, grid = columns[tokens.start : tokens.stop], tokens.grid

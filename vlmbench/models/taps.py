@@ -65,6 +65,12 @@ class AttentionCall:
         logits = logits.masked_fill(hidden, -torch.inf)
         return torch.nan_to_num(logits.softmax(-1))
 
+    def row(self, index: int) -> AttentionCall:
+        """One sequence of the batch, B = 1. Not for packed ones, which are one row: see `parts`."""
+        one = slice(index, index + 1)
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[one]
+        return replace(self, query=self.query[one], key=self.key[one], value=self.value[one], mask=mask)
+
     def visible(self) -> Tensor:
         """[B, K] bool: keys that some query sees: all but padding."""
         if self.mask is None:

@@ -37,6 +37,7 @@ NEEDS = (
     "last_attention",
     "last_keys",
     "text",
+    "clip_relevance",
     "evidence",
     "llm_attention",
     "llm_next_attention",
@@ -47,6 +48,7 @@ NEEDS = (
 """What the adapter captures only where a method asks for it."""
 
 ORIGINAL, COMPACT = "original", "compact"
+RESELECTED, FROZEN = "reselected", "frozen"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +113,9 @@ class Context:
     """[E, P, c]: encoder outputs that belong to no place of the image (the class token), in X's space."""
     text: Tensor | None = None
     """[T, d]: input embeddings of the prompt's text tokens."""
+    relevance: Tensor | None = None
+    """[N] (`clip_relevance`): cosine of each token's CLIP patch feature to the question, from the text tower
+    of the method's own CLIP checkpoint."""
     evidence: Tensor | None = None
     """[N] in [0, 1]: share of the asked region that each token's cell covers; None where nothing is known."""
     llm: Inner | None = None
@@ -172,6 +177,9 @@ class Pruner:
     """The same budget as a count; 0 leaves it to `ratio`."""
     positions: str = COMPACT
     """Position ids in the language model: the tokens' `original` ones, or renumbered without gaps."""
+    mask: str = RESELECTED
+    """Under an image perturbation: tokens chosen anew, or `frozen`, those at the places of the ones that were
+    chosen on the unperturbed image. The engine's business: a method always chooses from what it is given."""
 
     @property
     def needs(self) -> frozenset[str]:

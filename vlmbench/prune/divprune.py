@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.centred import centred
+from vlmbench.prune.given import given
 from vlmbench.prune.greedy import greedy_many
 
 
@@ -21,11 +23,23 @@ class DivPrune(Pruner):
 
     Based on DivPrune (https://arxiv.org/abs/2503.02175).
 
-    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d].
+    Parameters: ratio, keep, positions (see Pruner); cen. Reads features [N, d], with cen also projector_in
+    [N, P, c].
     """
+
+    cen: bool = False
+    """The plug-in of `prune.centred`: centred features, and distance x unusualness."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"projector_in"} if self.cen else ())
 
     def select(self, ctx: Context, k: int) -> Tensor:
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        return greedy_many([ctx.features for ctx in contexts], [None] * len(contexts), ks)
+        if not self.cen:
+            return greedy_many([ctx.features for ctx in contexts], [None] * len(contexts), ks)
+        method = "divprune(cen=true)"
+        pairs = [centred(ctx.features, None, given(ctx, "projector_in", method)) for ctx in contexts]
+        return greedy_many([f for f, _ in pairs], [s for _, s in pairs], ks)

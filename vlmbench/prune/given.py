@@ -17,6 +17,9 @@ _INNER = {
 }
 """Needs that the language model serves, and their fields in `prune.base.Inner`."""
 
+_FIELD = {**_INNER, "clip_relevance": "relevance"}
+"""Needs whose field has another name."""
+
 _WORDS = {
     "projector_in": "outputs of the vision encoder",
     "attention": "attention weights of the vision encoder",
@@ -25,6 +28,7 @@ _WORDS = {
     "last_attention": "attention weights of the vision encoder's last layer",
     "last_keys": "keys of the vision encoder's last layer",
     "text": "embeddings of the prompt's words",
+    "clip_relevance": "similarities of CLIP's patches to the question",
     "evidence": "boxes of the asked region",
     "llm_attention": "attention weights of the language model",
     "llm_next_attention": "attention weights of the language model",
@@ -41,7 +45,7 @@ def given(ctx: Context, need: str, method: str, instead: str = "divprune") -> Te
     where it is not finite.
     """
     holder = ctx.llm if need in _INNER else ctx
-    value: Tensor | None = getattr(holder, _INNER.get(need, need), None)
+    value: Tensor | None = getattr(holder, _FIELD.get(need, need), None)
     if value is None:
         raise NotApplicableError(
             f"{method} needs {need} ({_WORDS[need]}), which there is not here; use {instead}"

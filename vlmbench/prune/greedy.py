@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import ItemError
+from vlmbench.prune.rows import CosineRows
 
 TIE = 1e-6
 """Absolute: scores lie in [0, 1] and distances in [0, 2]; float32 cosines are good to about 3e-7."""
 
 _MATRIX_SIDE = 4096  # up to 64 MB of distances per image; beyond, rows are computed when they are needed
-_MATRIX_SHARE = 20  # the whole matrix pays once more than N / 20 of its rows are read (one CPU thread)
+_MATRIX_SHARE = 3  # the whole matrix, being symmetric, pays once more than N / 3 tokens are chosen
 _BLOCK = 192
 
 
@@ -36,7 +37,7 @@ def greedy(features: Tensor, scores: Tensor | None, k: int) -> Tensor:
     images, n, _ = features.shape
     if not 0 <= k <= n:
         raise ValueError(f"greedy: k must be in [0, {n}]: got {k}")
-    unit = _unit(features)
+    unit = unit_length(features)
     if scores is not None:
         check_finite(scores, "token scores")
         scores = scores.to(unit)
@@ -56,21 +57,29 @@ def greedy(features: Tensor, scores: Tensor | None, k: int) -> Tensor:
 
 
 def greedy_many(
-    features: Sequence[Tensor], scores: Sequence[Tensor | None], ks: Sequence[int]
+    features: Sequence[Tensor],
+    scores: Sequence[Tensor | None],
+    ks: Sequence[int],
+    choose: Callable[[Tensor, Tensor | None, int], Tensor] = greedy,
 ) -> list[Tensor]:
-    """`greedy` for single images [N, d] with scores [N]; images of equal shape and k share one call."""
+    """`choose` for single images [N, d] with scores [N]; images of equal shape and k share one call."""
     chosen: list[Tensor] = [torch.empty(0)] * len(features)
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, (feature, score, k) in enumerate(zip(features, scores, ks, strict=True)):
         groups.setdefault((feature.shape, feature.dtype, feature.device, score is None, k), []).append(i)
     for members in groups.values():
         given = [score for i in members if (score := scores[i]) is not None]
-        batch = greedy(
-            torch.stack([features[i] for i in members]), torch.stack(given) if given else None, ks[members[0]]
+        batch = choose(
+            _stack([features[i] for i in members]), _stack(given) if given else None, ks[members[0]]
         )
         for i, row in zip(members, batch, strict=True):
             chosen[i] = row
     return chosen
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """As torch.stack, which copies, and for a large image that takes as long as choosing."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def first_max(values: Tensor, tie: Tensor | float = TIE) -> Tensor:
@@ -85,6 +94,11 @@ def by_tile(grid: Tensor, device: torch.device | None = None) -> list[Tensor]:
     return [(grid[:, 0] == tile).nonzero()[:, 0].to(device) for tile in torch.unique(grid[:, 0])]
 
 
+def of_tile(values: Tensor, members: Tensor) -> Tensor:
+    """values [N, ..] of the tokens `members`, which are ascending; where these are all, without a copy."""
+    return values if len(members) == len(values) else values[members]
+
+
 def all_finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite; a sum, which both survive, costs a fraction of looking at each."""
     return bool(values.sum(dtype=torch.float32).isfinite()) or bool(torch.isfinite(values).all())
@@ -96,7 +110,7 @@ def check_finite(values: Tensor, what: str) -> None:
         raise ItemError(f"{what} are not finite (NaN or infinite): run the model in bfloat16 or float32")
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit_length(features: Tensor) -> Tensor:
     """[B, N, d] in float32, of unit length; norms below 1e-12 count as 1e-12."""
     features = features.float()
     norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
@@ -124,14 +138,14 @@ def _steps_on_cpu(unit: Tensor, matrix: Tensor | None, scores: Tensor, first: Te
     chosen = np.empty((len(unit), k), dtype=np.int64)
     tie = np.float32(TIE)
     for image, token in enumerate(first.tolist()):
-        rows = None if matrix is None else matrix[image].numpy()
-        vectors, weight = unit[image].numpy(), scores[image].numpy()
+        rows = CosineRows(unit[image]) if matrix is None else matrix[image].numpy()
+        weight = scores[image].numpy()
         nearest = np.full_like(weight, np.inf)
-        value, taken = np.empty_like(weight), np.zeros_like(weight)
+        value, taken = weight.copy(), np.zeros_like(weight)
         chosen[image, 0] = token
         for step in range(1, k):
+            row = 1 - rows.row(token, value) if isinstance(rows, CosineRows) else rows[token]
             taken[token] = -np.inf
-            row = rows[token] if rows is not None else 1 - vectors @ vectors[token]
             np.minimum(nearest, row, out=nearest)
             np.multiply(weight, nearest, out=value)
             value += taken

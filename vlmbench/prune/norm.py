@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, check_finite, greedy_many
+from vlmbench.prune.greedy import by_tile, check_finite, greedy_many, of_tile
+from vlmbench.prune.sensitivity import is_constant, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +38,16 @@ class Norm(Pruner):
             for members, k in zip(tiles, ks, strict=True)
             for share in split_budget(k, [len(m) for m in members])
         ]
-        features = [ctx.features[m] for ctx, members in zip(contexts, tiles, strict=True) for m in members]
-        chosen = iter(greedy_many(features, [_score(f) for f in features], shares))
+        features, scores = [], []
+        for ctx, members in zip(contexts, tiles, strict=True):
+            size = self.size(ctx)
+            features += [of_tile(ctx.features, m) for m in members]
+            scores += [None if is_constant(size[m]) else normalise(size[m]) for m in members]
+        chosen = iter(greedy_many(features, scores, shares))
         return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
 
-
-def _score(features: Tensor) -> Tensor | None:
-    """[n]: norms of one tile in [0, 1]; None where they are all equal."""
-    norm = torch.linalg.vector_norm(features.float(), dim=-1)
-    check_finite(norm, "visual features")
-    low, high = norm.min(), norm.max()
-    if high - low < 1e-3 * norm.mean() or high == low:
-        return None
-    score: Tensor = (norm - low) / (high - low + 1e-8)
-    return score
+    def size(self, ctx: Context) -> Tensor:
+        """[N], positive: what stands in for the sensitivity. Raises ItemError where it is not finite."""
+        norm: Tensor = torch.linalg.vector_norm(ctx.features.float(), dim=-1)
+        check_finite(norm, "visual features")
+        return norm

@@ -11,7 +11,8 @@ from torch import Tensor
 from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, greedy_many
+from vlmbench.prune.centred import centred
+from vlmbench.prune.greedy import by_tile, greedy_many, of_tile
 from vlmbench.prune.projector import Projector
 from vlmbench.prune.sensitivity import exact, is_constant, jvp, normalise, sampled
 
@@ -28,7 +29,7 @@ class Zoo(Pruner):
 
     Based on ZOO-Prune (https://arxiv.org/abs/2509.24837); estimator `exact` is this project's.
 
-    Parameters: ratio, keep, positions (see Pruner); estimator, m, h, rank. Reads features [N, d],
+    Parameters: ratio, keep, positions (see Pruner); estimator, m, h, rank, cen. Reads features [N, d],
     grid [N, 3], projector_in [N, P, c] and the projector.
     """
 
@@ -40,6 +41,8 @@ class Zoo(Pruner):
     """Step of `sampled`."""
     rank: int = 0
     """Of the closed form's matrices; 0 for all of them."""
+    cen: bool = False
+    """The plug-in of `prune.centred`: distances of centred features, sensitivity x unusualness."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -60,8 +63,12 @@ class Zoo(Pruner):
                 members = by_tile(ctx.grid, ctx.features.device)
             tiles.append(members)
             shares += split_budget(k, [len(m) for m in members])
-            features += [ctx.features] if len(members) == 1 else [ctx.features[m] for m in members]
-            scores += [_score(sensitivity[m]) for m in members]
+            for m in members:
+                feature, score = of_tile(ctx.features, m), _score(sensitivity[m])
+                if self.cen:
+                    feature, score = centred(feature, score, of_tile(_given(ctx)[1], m))
+                features.append(feature)
+                scores.append(score)
         chosen = iter(greedy_many(features, scores, shares))
         return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
 

@@ -125,12 +125,18 @@ def _accuracy(table: Table, task: str, condition: str) -> Estimate | None:
     return next((cell.metrics.get("accuracy") for cell in cells), None)
 
 
+def level_of(table: Table, task: str, condition: str) -> float | None:
+    """Accuracy under a condition, in [0, 1]."""
+    accuracy = _accuracy(table, task, condition)
+    return None if accuracy is None else accuracy.value
+
+
 def _percent(value: float | None) -> float:
     return 100 * (value or 0.0)
 
 
-def _bounds(estimate: Estimate) -> tuple[float, float]:
-    """The interval, or the value where there is none."""
+def percent_bounds(estimate: Estimate) -> tuple[float, float]:
+    """The interval in percent, or the value where there is none."""
     low = estimate.value if estimate.low is None else estimate.low
     high = estimate.value if estimate.high is None else estimate.high
     return _percent(low), _percent(high)
@@ -154,7 +160,7 @@ def _scale(axis: Any, table: Table, task: str, lines: Sequence[Line]) -> None:
     axis.set_xlim(min(xs) - room, max(xs) + room / 2)
     levels = [_accuracy(table, task, name) for name in ("clean", "blind")]
     values = [_percent(level.value) for level in levels if level is not None and level.value is not None]
-    values += [bound for point in points for bound in _bounds(point.accuracy)]
+    values += [bound for point in points for bound in percent_bounds(point.accuracy)]
     axis.set_ylim(max(-2.0, min(values) - 5), min(104.0, max(values) + 5))
 
 
@@ -163,7 +169,7 @@ def _draw(axis: Any, line: Line, place: int) -> str:
     colour = GREY if line.control else PALETTE[place % len(PALETTE)]
     xs = [100 * point.removed for point in line.points]
     ys = [_percent(point.accuracy.value) for point in line.points]
-    low, high = zip(*(_bounds(point.accuracy) for point in line.points), strict=True)
+    low, high = zip(*(percent_bounds(point.accuracy) for point in line.points), strict=True)
     style = DASHES[place % len(DASHES)] if line.control else "-"
     if len(xs) > 1:
         axis.fill_between(xs, low, high, color=colour, alpha=0.05 if line.control else 0.1, lw=0, zorder=1)

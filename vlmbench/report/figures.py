@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmbench.schema import Estimate
+from vlmbench.schema import Cell, Estimate
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title, lines of prose, and at most one grid."""
+    """A title, lines of prose, at most one grid, and lines below it."""
 
     title: str
     lines: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
+    below: tuple[str, ...] = ()
 
 
 def percent(figure: Estimate | None, signed: bool = False) -> str:
@@ -33,3 +35,14 @@ def short_percent(figure: Estimate | None, signed: bool = False) -> str:
     if figure is None or figure.value is None:
         return "-"
     return f"{100 * figure.value:{'+' if signed else ''}.1f}"
+
+
+def figure_range(values: Sequence[float]) -> str:
+    """`1.2 to 2.6`, or `1.2` where both ends read the same; in percent."""
+    low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def method_name(cell: Cell) -> str:
+    """`zoo(sampled)`: what has a value of its own goes without its parameter's name."""
+    return cell.family.replace("estimator=", "")

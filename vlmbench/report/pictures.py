@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlmbench.errors import UsageError
 from vlmbench.report.curves import draw_curves
+from vlmbench.report.frontier import MEASURES, spots_of
+from vlmbench.report.pareto import draw_pareto
 
 if TYPE_CHECKING:
     from vlmbench.engine.kept import Tile
@@ -37,7 +39,7 @@ _ASCII = str.maketrans({"‘": "'", "’": "'", "–": "-", "—": "-", "−": "
 
 
 def write_pictures(run: Path, table: Table, items: Iterable[ItemPanels]) -> list[Path]:
-    """Fills `run`/pictures: a PNG per item, and accuracy against ratio where matplotlib is there."""
+    """Fills `run`/pictures: a PNG per item; with matplotlib, accuracy against ratio and against time."""
     folder = run / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -48,6 +50,10 @@ def write_pictures(run: Path, table: Table, items: Iterable[ItemPanels]) -> list
         for block in table.tasks:
             name = "accuracy" if len(table.tasks) == 1 else f"accuracy-{_file_name(block.task)}"
             written.append(draw_curves(table, folder / f"{name}.svg", block.task))
+            for measure in MEASURES:
+                if any(spot.budget for spot in spots_of(table, block.task, measure)):
+                    path = folder / f"{name.replace('accuracy', f'pareto-{measure}', 1)}.svg"
+                    written.append(draw_pareto(table, path, block.task, measure))
     except UsageError as error:
         print(f"note: no accuracy curves: {error}", file=sys.stderr)
     return written

@@ -59,6 +59,8 @@ def print_sections(
             for row in section.rows:
                 grid.add_row(*map(escape, row))
             console.print(grid)
+        for line in section.below:
+            console.print("  " + escape(line), style="dim", highlight=False, soft_wrap=True)
     console.print()
 
 
@@ -72,6 +74,8 @@ def markdown_sections(sections: Iterable[Section]) -> str:
             lines += [_line(section.columns), "|" + "---|" * len(section.columns)]
             lines += [_line(row) for row in section.rows]
             lines.append("")
+        if section.below:
+            lines += [*map(_plain, section.below), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.report.fairness import fairness_sections
+from vlmbench.report.figures import Section, figure_range, method_name, percent, short_percent
 from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
@@ -18,7 +19,9 @@ def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     if not pruned:
         return
     clean = next((cell for cell in cells if cell.condition == "clean"), None)
-    yield _accuracy_section(block, clean, pruned)
+    budgets = [s for s in table.summaries if s.task == block.task and "budget" in s.group]
+    yield _accuracy_section(block, clean, pruned, budgets)
+    yield from fairness_sections(table, block, pruned)
     summaries = [s for s in table.summaries if s.task == block.task and "condition" in s.group]
     for name in ("stratum", "category"):
         groups = [s for s in summaries if name in s.group]
@@ -29,7 +32,9 @@ def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         yield from _speed_sections(block, timed)
 
 
-def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cell]) -> Section:
+def _accuracy_section(
+    block: TaskBlock, clean: Cell | None, pruned: Sequence[Cell], budgets: Sequence[Summary]
+) -> Section:
     lines = []
     if clean is not None:
         lines.append(f"full model: accuracy {percent(clean.metrics.get('accuracy'))} %")
@@ -37,21 +42,34 @@ def _accuracy_section(block: TaskBlock, clean: Cell | None, pruned: Sequence[Cel
     gain = next((g for cell in pruned for g in [cell.metrics.get("image_gain")] if g is not None), None)
     if gain is not None:
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
-    found = [cell.metrics["detectable"].value for cell in pruned if "detectable" in cell.metrics]
-    sizes = [100 * value for value in found if value]
-    if sizes:
-        lines.append(
-            f"differences from the full model that this sample finds (80 % power): {min(sizes):.1f} to "
-            f"{max(sizes):.1f} points, the larger for methods that change more answers"
-        )
     rows = [_accuracy_row(cell, clean) for cell in pruned]
     columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs", "KV")
-    return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows))
+    below = detectable_lines([cell.metrics for cell in pruned], [s.metrics for s in budgets])
+    return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows), below)
 
 
-def _name(cell: Cell) -> str:
-    """`zoo(sampled)`: what has a value of its own goes without its parameter's name."""
-    return cell.family.replace("estimator=", "")
+def detectable_lines(
+    against_full: Iterable[Mapping[str, Estimate]], between: Iterable[Mapping[str, Estimate]] = ()
+) -> tuple[str, ...]:
+    """At most one line: differences that this sample cannot show. Ranges, because how far a difference must
+    go depends on how many answers the two sides share."""
+
+    def known(metrics: Iterable[Mapping[str, Estimate]], names: Sequence[str]) -> list[Estimate]:
+        found = [each[name] for each in metrics for name in names if name in each]
+        return [figure for figure in found if figure.value]
+
+    full, two = known(against_full, ("detectable",)), known(between, ("detectable_least", "detectable_most"))
+    parts = [
+        f"below {figure_range([figure.value or 0.0 for figure in figures])} points {what}"
+        for figures, what in ((full, "from the full model"), (two, "between two methods"))
+        if figures
+    ]
+    if not parts:
+        return ()
+    counts = sorted({figure.n for figure in (*full, *two)})
+    n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    told = " and ".join(parts)
+    return (f"at n = {n}, differences {told} cannot be told apart (80 % power, two-sided 5 %)",)
 
 
 def _cost_line(clean: Cell) -> str:
@@ -66,7 +84,7 @@ def _accuracy_row(cell: Cell, clean: Cell | None) -> tuple[str, ...]:
         return short_percent(cell.metrics.get(name))
 
     return (
-        _name(cell),
+        method_name(cell),
         cell.strength or "-",
         percent(cell.metrics.get("accuracy")),
         figure("retention"),
@@ -93,10 +111,15 @@ def _group_section(block: TaskBlock, name: str, cells: Sequence[Cell], groups: S
     labels = sorted({s.group[name] for s in groups})
     found = {(s.group["condition"], s.group[name]): s.metrics.get("accuracy") for s in groups}
     rows = tuple(
-        (_name(cell), cell.strength or "-", *(short_percent(found.get((cell.condition, x))) for x in labels))
+        (
+            method_name(cell),
+            cell.strength or "-",
+            *(short_percent(found.get((cell.condition, x))) for x in labels),
+        )
         for cell in cells
     )
-    return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows)
+    below = detectable_lines([s.metrics for s in groups])
+    return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows, below)
 
 
 def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section]:
@@ -119,7 +142,7 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
 
 def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
     return (
-        _name(cell) or "clean",
+        method_name(cell) or "clean",
         cell.strength or "-",
         _ms(speed.method_ms),
         _times(speed.prefill_speedup, short=True),

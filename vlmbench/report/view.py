@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from vlmbench.report.churn import churn_sections
 from vlmbench.report.figures import Section, percent, short_percent
 from vlmbench.report.pruning import pruning_sections
 from vlmbench.schema import Summary, Table, TaskBlock
@@ -50,9 +51,13 @@ def _times(table: Table) -> Iterator[str]:
         yield f"milliseconds per request: {stages} (preparing runs beside the model)"
 
 
+_PRUNING = {"condition", "method", "budget", "churn"}
+"""Keys of summaries that do not tell what perturbations do to one model."""
+
+
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     """What perturbations do to the full model, then to each pruned one."""
-    mine = [s for s in table.summaries if s.task == block.task and "condition" not in s.group]
+    mine = [s for s in table.summaries if s.task == block.task and not _PRUNING & s.group.keys()]
     if any("prune" in s.group for s in mine):
         yield _crossing_section(table, block, mine)
     for pruner in dict.fromkeys(s.group.get("prune", "") for s in mine):
@@ -63,6 +68,7 @@ def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         ]
         for section in _stability_sections(table, block, own, pruner):
             yield replace(section, title=f"{section.title} · {pruner}") if pruner else section
+    yield from churn_sections(table, block)
 
 
 def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summary]) -> Section:

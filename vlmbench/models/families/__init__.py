@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmbench.models.families.base import Family, Layout, Picture
+from vlmbench.models.families.base import Family, Layout, Picture, Where
 from vlmbench.models.families.gemma import Gemma3, PaliGemma
 from vlmbench.models.families.generic import Generic
 from vlmbench.models.families.llava import Llava, LlavaNext
@@ -23,6 +23,7 @@ __all__ = [
     "Family",
     "Layout",
     "Picture",
+    "Where",
     "describe_sensitivity",
     "of",
     "project",

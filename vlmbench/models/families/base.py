@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LAYERS = ("encoder.layers", "encoder.layer", "blocks", "transformer.layers")
 ATTENTION = ("self_attn", "attention", "attn")
+
+Where = Literal["features", "middle", "last"]
+"""A layer of the tower: the one whose output is X, the one at 3/8 of the depth, the last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,14 @@ class Family(ABC):
         """Index of the tower's layer whose output is X."""
         return layers - 1
 
-    def attention(self, model: Any) -> nn.Module:
+    def middle(self, model: Any, layers: int) -> int:
+        """Index of the tower's layer at 3/8 of its depth: the round(3 layers / 8)-th, counted from one.
+
+        CLIP-L's 9th of 24 (index 8), as in HiPrune (arXiv 2508.00553).
+        """
+        return max(1, round(3 * layers / 8)) - 1
+
+    def attention(self, model: Any, where: Where = "features") -> nn.Module:
         """The attention module of that layer. Raises UsageError where there is none."""
         tower = self.tower(model)
         tower = getattr(tower, "vision_model", tower)
@@ -96,13 +106,18 @@ class Family(ABC):
                 layers = getattr(layers, name, None)
             if layers is None:
                 continue
-            layer = layers[self.depth(model, len(layers))]
+            layer = layers[self._index(model, len(layers), where)]
             for name in ATTENTION:
                 if isinstance(module := getattr(layer, name, None), nn.Module):
                     return module
         raise UsageError(
             f"{self.name}: the attention of {type(tower).__name__} is not known; use zoo or divprune"
         )
+
+    def _index(self, model: Any, layers: int, where: Where) -> int:
+        if where == "last":
+            return layers - 1
+        return self.middle(model, layers) if where == "middle" else self.depth(model, layers)
 
     def class_tokens(self, model: Any) -> int:
         """Tokens at the start of every tile in the tower that belong to no place."""

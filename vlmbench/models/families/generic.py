@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
-from vlmbench.models.families.base import Family, Layout, Picture, raster, same_units
+from vlmbench.models.families.base import Family, Layout, Picture, Where, raster, same_units
 
 if TYPE_CHECKING:
     from vlmbench.prune.forms import Form
@@ -51,7 +51,7 @@ class Generic(Family):
             first += n
         return Layout(tuple(pictures), same_units(first, 1))
 
-    def attention(self, model: Any) -> nn.Module:
+    def attention(self, model: Any, where: Where = "features") -> nn.Module:
         raise UsageError(
             f"{self.name}: pruning cannot read this family's encoder attention; use zoo or divprune"
         )

@@ -58,6 +58,13 @@ class Qwen(Family):
         projected: Tensor = self.receiver(model)(x.flatten(0, 1))
         return projected
 
+    def middle(self, model: Any, layers: int) -> int:
+        """Of Qwen2.5's layers that see more than one window, the nearest, of two as near the deeper: index 15
+        of 32. (Its last layer sees the whole image in all released checkpoints.)"""
+        index = super().middle(model, layers)
+        whole = getattr(model.config.vision_config, "fullatt_block_indexes", None) or [index]
+        return int(min(whole, key=lambda layer: (abs(layer - index), -layer)))
+
     def smallest_cut(self, model: Any) -> int:
         # deepstack features are added to the visual tokens of the first layers, which must all be there
         return max(1, len(getattr(model.config.vision_config, "deepstack_visual_indexes", None) or ()))

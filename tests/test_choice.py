@@ -1,0 +1,104 @@
+"""Evidence, churn and frozen masks, through the engine, against what a reader would count by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import run as perturbed
+from runs import write_rows
+
+from vlmbench.engine.store import read_records
+from vlmbench.schema import Record, State
+
+Tiny = Callable[[str], Path]
+SIDE = 112  # of the pictures; the tiny encoders resize them
+FAMILIES = ["llava", "llava_next", "qwen2_5_vl"]
+
+
+@pytest.fixture(scope="module")
+def boxed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of noise, with a box that is half of each, the whole of it, or missing."""
+    folder = tmp_path_factory.mktemp("boxed")
+    (folder / "images").mkdir()
+    draw = np.random.default_rng(0)
+    boxes = ([0, 0, SIDE / 2, SIDE], [0, 0, SIDE, SIDE], None)
+    rows = []
+    for i, box in enumerate(boxes):
+        pixels = draw.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        row = {"id": f"i{i}", "image": f"{i}.png", "question": "what is it ?", "answer": "yes"}
+        rows.append(row | ({} if box is None else {"box": box}))
+    return write_rows(folder, rows)
+
+
+def run(model: Path, task: Path, out: Path, **options: object) -> Mapping[tuple[str, str, str], Record]:
+    perturbed(model, task, out, repeats=0, **options)  # type: ignore[arg-type]
+    return read_records(out)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evidence_is_the_share_of_the_box_that_is_kept(
+    family: str, tiny_model: Tiny, boxed: Path, tmp_path: Path
+) -> None:
+    found = run(
+        tiny_model(family),
+        boxed,
+        tmp_path / "run",
+        families="noise",
+        prune="identity,blind,random@0.5,oracle@0.5,pool@0.5",
+    )
+
+    def evidence(item: int, condition: str) -> float | None:
+        return found["own", f"i{item}", condition].evidence
+
+    assert [evidence(i, "identity") for i in range(3)] == [pytest.approx(1), pytest.approx(1), None]
+    assert [evidence(i, "blind") for i in range(3)] == [0, 0, None]
+    # the box is half of the tokens: all of them are what an oracle keeps
+    assert evidence(0, "oracle(ratio=0.5)") == pytest.approx(1, abs=0.02)
+    assert found["own", "i2", "oracle(ratio=0.5)"].state is State.NOT_APPLICABLE
+    half = evidence(1, "random(ratio=0.5)")
+    assert half is not None
+    if family != "llava_next":  # whose tiles are of several sizes
+        assert half == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_churn(family: str, tiny_model: Tiny, boxed: Path, tmp_path: Path) -> None:
+    """A shift by nothing changes no token; with the mask frozen the same places are kept, so that a model
+    which keeps everything answers as the full one does."""
+    found = run(
+        tiny_model(family),
+        boxed,
+        tmp_path / "run",
+        families="shift(dx=0),shift(dx=3)",
+        prune="none,divprune@0.5,random@0.5,identity,fastv@0.5(K=1),pool@0.5",
+        churn=True,
+    )
+
+    def record(condition: str, item: int = 0) -> Record:
+        return found["own", f"i{item}", condition]
+
+    for method in ("divprune", "random"):
+        still = record(f"shift+{method}(ratio=0.5)")
+        assert still.kept_overlap == 1
+        frozen = record(f"shift+{method}(mask=frozen,ratio=0.5)")
+        assert (frozen.kept_hash, frozen.raw) == (still.kept_hash, still.raw)
+        assert frozen.prob == pytest.approx(still.prob, abs=1e-5)
+        moved = [record(f"shift(dx=3)+{method}(ratio=0.5)", i).kept_overlap for i in range(3)]
+        assert all(share is not None and 0 <= share <= 1 for share in moved)
+    # drawn by place, without a look at the image
+    assert record("shift(dx=3)+random(mask=frozen,ratio=0.5)").visual_tokens == still.visual_tokens
+    assert record("shift(dx=3)+identity").kept_overlap == 1
+    for method, why in (
+        ("fastv(K=1,mask=frozen,ratio=0.5)", "before"),
+        ("pool(mask=frozen,ratio=0.5)", "new"),
+    ):
+        refused = record(f"shift(dx=3)+{method}")
+        assert refused.state is State.NOT_APPLICABLE
+        assert why in refused.detail
+    whole, kept = record("shift(dx=3)"), record("shift(dx=3)+identity")
+    assert (whole.raw, whole.prob) == (kept.raw, pytest.approx(kept.prob, abs=1e-5))

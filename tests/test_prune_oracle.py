@@ -1,0 +1,92 @@
+"""`oracle` against its definition in plain Python, with ties and duplicate tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from test_prune_selection import context
+from torch import Tensor
+
+from vlmbench.errors import NotApplicableError
+from vlmbench.prune import get
+from vlmbench.prune.greedy import TIE, unit_length
+from vlmbench.prune.oracle import _steps, _steps_on_cpu
+from vlmbench.prune.ties import descending
+
+
+def by_definition(features: list[list[float]], evidence: list[float], k: int) -> list[int]:
+    def distance(i: int, j: int) -> float:
+        length = math.hypot(*features[i]) * math.hypot(*features[j])
+        dot = sum(a * b for a, b in zip(features[i], features[j], strict=True))
+        return 1 - dot / length if length else 1.0
+
+    chosen = sorted((i for i, e in enumerate(evidence) if e > 0), key=lambda i: (-evidence[i], i))[:k]
+    while len(chosen) < k:
+        left = {i: min(distance(i, j) for j in chosen) for i in range(len(features)) if i not in chosen}
+        chosen.append(min(i for i, v in left.items() if v >= max(left.values()) - TIE))
+    return sorted(chosen)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """Small whole numbers: duplicates, parallel and zero vectors; tied and missing evidence."""
+    n, d, batch = draw(st.integers(1, 12)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    features = draw(st.lists(st.integers(-2, 2), min_size=batch * n * d, max_size=batch * n * d))
+    share = st.sampled_from([0.0, 0.0, 0.125, 0.25, 0.5])
+    evidence = torch.tensor(draw(st.lists(share, min_size=batch * n, max_size=batch * n))).view(batch, n)
+    for row in evidence:
+        row[draw(st.integers(0, n - 1))] = 0.125
+    return torch.tensor(features).float().view(batch, n, d), evidence, draw(st.integers(1, n))
+
+
+@settings(max_examples=200, deadline=None)
+@given(images())
+def test_oracle_is_the_definition(drawn: tuple[Tensor, Tensor, int]) -> None:
+    features, evidence, k = drawn
+    base = context([(1, features.shape[1])])
+    contexts = [replace(base, features=f, evidence=e) for f, e in zip(features, evidence, strict=True)]
+    got = get("oracle")(keep=k).select_many(contexts, [k] * len(contexts))
+    wanted = [by_definition(f.tolist(), e.tolist(), k) for f, e in zip(features, evidence, strict=True)]
+    assert [g.tolist() for g in got] == wanted
+    inputs = unit_length(features), descending(evidence), (evidence > 0).sum(1).clamp(max=k), k
+    assert _steps(*inputs).sort(1).values.tolist() == wanted
+    assert _steps_on_cpu(*inputs).sort(1).values.tolist() == wanted
+
+
+def test_larger_evidence_first_where_the_region_exceeds_the_budget() -> None:
+    evidence = torch.tensor([0.1, 0.0, 0.3, 0.2, 0.2, 0.2])
+    ctx = replace(context([(2, 3)]), evidence=evidence)
+    assert [get("oracle")().select(ctx, k).tolist() for k in (1, 2, 3, 5)] == [
+        [2],
+        [2, 3],
+        [2, 3, 4],
+        [0, 2, 3, 4, 5],
+    ]
+
+
+def test_a_sliver_of_the_region_is_more_than_nothing() -> None:
+    ctx = replace(context([(1, 4)]), evidence=torch.tensor([0.0, 0.0, 0.9, 1e-9]))
+    assert get("oracle")().select(ctx, 2).tolist() == [2, 3]
+
+
+def test_what_the_region_leaves_goes_to_diversity() -> None:
+    """With one token of evidence, the steps are DivPrune's from a start of that token."""
+    features = torch.eye(6)[[0, 0, 1, 1, 2, 3]]
+    evidence = torch.tensor([0.0, 1, 0, 0, 0, 0])
+    ctx = replace(context([(2, 3)]), features=features, evidence=evidence)
+    assert get("oracle")().select(ctx, 4).tolist() == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "message"), [(None, "boxes of the asked"), (torch.zeros(4), "no region")]
+)
+def test_without_a_region_it_does_not_apply(evidence: Tensor | None, message: str) -> None:
+    with pytest.raises(NotApplicableError, match=message) as error:
+        get("oracle")().select(context([(2, 2)], evidence=evidence), 2)
+    assert str(error.value).endswith("use divprune")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,103 @@
+"""Oracle: the tokens of the region that the question is about, told by the task, then diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmbench.errors import NotApplicableError
+from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.given import given
+from vlmbench.prune.greedy import TIE, first_max, greedy_many, unit_length
+from vlmbench.prune.rows import CosineRows
+from vlmbench.prune.ties import descending
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(Pruner):
+    """Tokens that see the asked region, then those that differ most from all kept ones.
+
+    First every token whose cell overlaps the item's boxes; where they are too many, those that cover most of
+    them. The rest of the budget goes to the token farthest (1 - cosine) from its nearest kept one, again and
+    again, as in DivPrune. No real method is told the boxes: this is the ceiling of any that reads the
+    question, and where it loses answers, it was not the region's tokens that were missing.
+
+    This project's control; diversity as in DivPrune (https://arxiv.org/abs/2503.02175).
+
+    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and evidence [N]. Raises
+    NotApplicableError where no token sees a region.
+    """
+
+    text_dependent: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"evidence"})
+
+    def select(self, ctx: Context, k: int) -> Tensor:
+        return self.select_many([ctx], [k])[0]
+
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        evidence = [given(ctx, "evidence", "oracle").to(ctx.features.device) for ctx in contexts]
+        if not all(bool((share > 0).any()) for share in evidence):
+            raise NotApplicableError("the item names no region; use divprune")
+        return greedy_many([ctx.features for ctx in contexts], evidence, ks, _region_then_diversity)
+
+
+def _region_then_diversity(features: Tensor, evidence: Tensor | None, k: int) -> Tensor:
+    """Indices [B, k], ascending; features [B, N, d], evidence [B, N], with a token above 0 in each image."""
+    assert evidence is not None
+    unit = unit_length(features)
+    # -1: a sliver of evidence is no tie with none
+    order = descending(torch.where(evidence > 0, evidence, -1.0))
+    counts = (evidence > 0).sum(1).clamp(max=k)
+    steps = _steps_on_cpu if unit.device.type == "cpu" else _steps
+    return steps(unit, order, counts, k).sort(1).values
+
+
+def _steps_on_cpu(unit: Tensor, order: Tensor, counts: Tensor, k: int) -> Tensor:
+    """[B, k]: image by image in NumPy, for the reason given at `greedy._steps_on_cpu`."""
+    chosen = order[:, :k].clone().numpy()
+    tie = np.float32(TIE)
+    for image, count in enumerate(counts.tolist()):
+        if count == k:
+            continue
+        region = order[image, :count]
+        far = 1 - (unit[image, region] @ unit[image].T).amax(0).numpy()
+        far[region.numpy()] = -np.inf
+        rows = CosineRows(unit[image])
+        for step in range(count, k):
+            token = int((far >= far.max() - tie).argmax())
+            chosen[image, step] = token
+            if step + 1 < k:
+                np.minimum(far, 1 - rows.row(token, far), out=far)
+                far[token] = -np.inf
+    return torch.from_numpy(chosen)
+
+
+def _steps(unit: Tensor, order: Tensor, counts: Tensor, k: int) -> Tensor:
+    """[B, k]: all images at once, on any device."""
+    least = int(counts.min())
+    chosen = order[:, :k].clone()
+    if least == k:
+        return chosen
+    images = torch.arange(len(unit), device=unit.device)
+    place = torch.arange(k, device=unit.device)
+    region = place < counts[:, None]
+    # rows of an image's region beyond its count repeat its first token, which is always in it
+    first = torch.where(region, chosen, order[:, :1])[:, : int(counts.max())]
+    nearest = 1 - (unit.gather(1, first[..., None].expand(-1, -1, unit.shape[2])) @ unit.mT).amax(1)
+    nearest.scatter_(1, first, -torch.inf)
+    for step in range(least, k):
+        mine = counts <= step
+        token = torch.where(mine, first_max(nearest), chosen[:, step])
+        chosen[:, step] = token
+        row = 1 - torch.bmm(unit, unit[images, token][:, :, None])[:, :, 0]
+        nearest = torch.where(mine[:, None], torch.minimum(nearest, row), nearest)
+        nearest.scatter_(1, token[:, None], -torch.inf)
+    return chosen

@@ -1,0 +1,40 @@
+"""Section about selection churn: other tokens under a perturbation, and the flips that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.schema import Table, TaskBlock
+
+
+def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
+    """A row per pruner and family, then per axis; nothing where no record tells of kept tokens."""
+    groups = [s for s in table.summaries if s.task == block.task and "churn" in s.group]
+    if not groups:
+        return
+    frozen = any("flip_rate_frozen" in s.metrics for s in groups)
+    full = any("flip_rate_full" in s.metrics for s in groups)
+    rows = []
+    for summary in groups:
+        metrics = summary.metrics
+        row = [
+            summary.group["churn"],
+            summary.group.get("family", f"all of {summary.group['axis']}"),
+            percent(metrics.get("kept_overlap")),
+            percent(metrics.get("flip_rate")) if not frozen else short_percent(metrics.get("flip_rate")),
+        ]
+        if frozen:
+            row.append(short_percent(metrics.get("flip_rate_frozen")))
+            row.append(percent(metrics.get("churn_flip_rate"), signed=True))
+        if full:
+            row.append(short_percent(metrics.get("flip_rate_full")))
+        rows.append(tuple(row))
+    lines = ["overlap: kept tokens that see the place of one kept on the unperturbed image"]
+    if frozen:
+        lines.append(
+            "frozen: flips with the tokens of the unperturbed image; their difference is due to churn"
+        )
+    columns = ["pruner", "family", "overlap %", "flips %"]
+    columns += ["frozen", "due to churn"] * frozen + ["full model"] * full
+    yield Section(f"{block.task}: churn", tuple(lines), tuple(columns), tuple(rows))

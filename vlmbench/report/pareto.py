@@ -1,0 +1,226 @@
+"""Accuracy against measured time: which methods are worth their time, drawn from a result table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmbench.errors import UsageError
+from vlmbench.report.curves import GREY, INK, MARKERS, PALE, PALETTE, STYLE, level_of, percent_bounds
+from vlmbench.report.frontier import MEASURES, Measure, Spot, frontier, setting_of, spots_of
+from vlmbench.report.placing import place_labels
+from vlmbench.schema import Table
+
+BAND = "#ffe28a"
+"""Behind the frontier, like a text marker."""
+
+_BREAK = 0.3
+"""The scale is broken where more than this share of it would lie empty between blind and the methods."""
+
+_LETTER = 5.2
+"""Width of a letter in a label, points."""
+
+_LOGARITHMIC = 3.0
+"""Times that differ by more than this factor are drawn on a logarithmic scale."""
+
+
+def draw_pareto(table: Table, path: Path, task: str = "", measure: Measure = "ttft") -> Path:
+    """Writes the picture of one task, the first by default, as the suffix of `path` says (svg, png, pdf).
+
+    Raises UsageError where matplotlib is missing or no pruned cell of the task was timed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("pictures of time need matplotlib: pip install 'vlmbench[plots]'") from None
+    task = task or table.tasks[0].task
+    spots = spots_of(table, task, measure)
+    if not any(spot.budget for spot in spots):
+        raise UsageError(f"task {task}: the table has no measured time of a pruned model")
+    names = len({(spot.control, spot.name) for spot in spots})
+    with mpl.rc_context(STYLE):
+        high = max(4.8, 1.3 + 0.205 * names)
+        figure = Figure(figsize=(8.4, high), dpi=130)
+        FigureCanvasAgg(figure)  # labels are placed by their extent in pixels
+        place = (0.085, 0.62 / high, 0.66, 1 - 1.06 / high)
+        pareto(figure.add_axes(place), table, task, measure)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
+        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
+    return path
+
+
+def pareto(axis: Any, table: Table, task: str, measure: Measure = "ttft") -> None:
+    """Draws on matplotlib axes whose figure has a canvas; the names of the methods stand to the right."""
+    spots = spots_of(table, task, measure)
+    best = frontier(spots)
+    labels = [
+        (f"{spot.name} {_short(spot.budget)}", spot.time, 100 * spot.height) for spot in best if spot.budget
+    ]
+    _scale(axis, table, task, spots, max((len(text) for text, _, _ in labels), default=0))
+    foot = _strip(axis, table, task, spots)
+    levels = _levels(axis, foot, table, task)
+    front = [spot.time for spot in best], [100 * spot.height for spot in best]
+    axis.plot(*front, color=BAND, lw=9, alpha=0.75, solid_capstyle="round", solid_joinstyle="round", zorder=1)
+    axis.plot(*front, color=INK, lw=0.8, alpha=0.8, zorder=1.6)
+    handles = _series(axis, [spot for spot in spots if spot.budget], best)
+    handles.append(_full(axis, next((spot for spot in spots if not spot.budget), None)))
+    handles.append(
+        axis.plot([], [], color=BAND, lw=7, label="frontier: nothing is both\nfaster and better")[0]
+    )
+    axis.legend(
+        handles=[handle for handle in handles if handle is not None],
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.01),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9,
+        labelspacing=0.42,
+        handlelength=1.6,
+    )
+    _words(axis, foot, table, task, measure)
+    place_labels(axis, labels, [(spot.time, 100 * spot.height) for spot in spots], INK, levels)
+
+
+def _strip(axis: Any, table: Table, task: str, spots: Sequence[Spot]) -> Any:
+    """A second axis at the foot where blind is so far below all methods that the scale has to be broken; else
+    the axis itself."""
+    blind, full = (level_of(table, task, name) for name in ("blind", "clean"))
+    lowest = min(percent_bounds(spot.accuracy)[0] for spot in spots)
+    top = max(percent_bounds(spot.accuracy)[1] for spot in spots)
+    if blind is None or full is None or lowest - 100 * blind < _BREAK * (top - 100 * blind):
+        return axis
+    left, bottom, wide, high = axis.get_position().bounds
+    axis.set_position((left, bottom + 0.1 * high, wide, 0.9 * high))
+    foot = axis.get_figure().add_axes((left, bottom, wide, 0.075 * high))
+    foot.set_xscale(axis.get_xscale(), **({"base": 2} if axis.get_xscale() == "log" else {}))
+    foot.set_xlim(axis.get_xlim())
+    foot.set_ylim(100 * blind - 1, 100 * blind + 1.8)
+    foot.set_yticks([round(100 * blind)])
+    room = 0.13 * (top - lowest) + 0.5
+    axis.set_ylim(lowest - room / 3, top + room)
+    axis.tick_params(axis="x", length=0, labelbottom=False)
+    axis.spines["bottom"].set_visible(False)
+    mark = {"color": "#8b949e", "clip_on": False, "lw": 0.9}
+    for side, end in ((axis, 0), (foot, 1)):
+        tall = 0.012 if side is axis else 0.012 * 0.9 / 0.075
+        side.plot([-0.008, 0.008], [end - tall, end + tall], transform=side.transAxes, **mark)
+    return foot
+
+
+def _words(axis: Any, foot: Any, table: Table, task: str, measure: Measure) -> None:
+    setting = setting_of(table, task, measure)
+    assert setting is not None
+    unit = "token" if setting.new_tokens == 1 else "tokens"
+    how = f"batch {setting.batch}, {setting.new_tokens} new {unit}, {setting.mode}"
+    foot.set_xlabel(f"{MEASURES[measure]}, share of the full model's ({how})")
+    axis.set_ylabel("accuracy, %")
+    for part in (axis, foot):
+        part.spines[["top", "right"]].set_visible(False)
+        part.grid(color=PALE)
+        part.set_axisbelow(True)
+    n = max(spot.accuracy.n for spot in spots_of(table, task, measure))
+    title = f"{task}: {n:,} questions; measured medians, 95 % intervals on the frontier"
+    axis.set_title(title, fontsize=10, loc="left", color=GREY)
+
+
+def _scale(axis: Any, table: Table, task: str, spots: Sequence[Spot], letters: int) -> None:
+    """Room on the left for the longest label, of `letters`: nothing is faster than the fastest method."""
+    times = [spot.time for spot in spots]
+    left, right = min(times), max(times)
+    points = axis.get_position().width * axis.get_figure().get_figwidth() * 72
+    share = min(0.4, (_LETTER * letters + 16) / points)
+    before, after = share / (0.94 - share), 0.06 / (0.94 - share)
+    if right > _LOGARITHMIC * left:
+        from matplotlib.ticker import FuncFormatter, NullFormatter
+
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.3g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_xlim(left / (right / left) ** before, right * (right / left) ** after)
+    else:
+        axis.set_xlim(left - before * (right - left), right + after * (right - left))
+    levels = [level_of(table, task, name) for name in ("clean", "blind")]
+    heights = [100 * level for level in levels if level is not None]
+    heights += [bound for spot in spots for bound in percent_bounds(spot.accuracy)]
+    room = 0.13 * (max(heights) - min(heights)) + 1
+    axis.set_ylim(min(heights) - room / 3, max(heights) + room)
+
+
+def _levels(axis: Any, foot: Any, table: Table, task: str) -> list[float]:
+    """Full and blind as lines, named at the left end, where no method lies; heights of those on `axis`."""
+    heights = []
+    for condition, name, part in (("clean", "full model", axis), ("blind", "blind", foot)):
+        level = level_of(table, task, condition)
+        if level is None:
+            continue
+        part.axhline(100 * level, color=INK, lw=0.9, ls=(0, (6, 3)), zorder=1.4)
+        part.annotate(
+            f"{name} {100 * level:.1f}",
+            (0, 100 * level),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+        )
+        heights += [100 * level] if part is axis else []
+    return heights
+
+
+def _series(axis: Any, spots: Sequence[Spot], best: Sequence[Spot]) -> list[Any]:
+    """Thin lines over the budgets of each method; what lies on the frontier stands out. Legend handles."""
+    series: dict[tuple[bool, str], list[Spot]] = {}
+    for spot in spots:
+        series.setdefault((spot.control, spot.name), []).append(spot)
+    handles, counts = [], [0, 0]
+    for (control, name), mine in sorted(series.items(), key=lambda each: each[0][0]):
+        place = counts[control]
+        counts[control] += 1
+        colour = GREY if control else PALETTE[place % len(PALETTE)]
+        marker = MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
+        fill = "white" if control else colour
+        line = {"color": colour, "lw": 1, "ls": (0, (1, 1.5)) if control else "-", "alpha": 0.45}
+        axis.plot([s.time for s in mine], [100 * s.height for s in mine], zorder=2, **line)
+        for spot in mine:
+            on = spot in best
+            if on:
+                low, high = percent_bounds(spot.accuracy)
+                axis.plot([spot.time] * 2, [low, high], color=colour, lw=0.9, alpha=0.4, zorder=2.5)
+                sides = [spot.time_low, spot.time_high]
+                axis.plot(sides, [100 * spot.height] * 2, color=colour, lw=0.9, alpha=0.4, zorder=2.5)
+            style = {
+                "mfc": fill,
+                "mec": INK if on else colour if control else "white",
+                "alpha": 1 if on else 0.75,
+            }
+            axis.plot(
+                spot.time,
+                100 * spot.height,
+                marker=marker,
+                ms=7.5 if on else 5.2,
+                mew=0.9 if on else 0.7,
+                zorder=4 if on else 3,
+                **style,
+            )
+        handle = axis.plot(
+            [], [], marker=marker, ms=5.5, mfc=fill, mec=colour, label=name, **{**line, "alpha": 1}
+        )
+        handles += handle
+    return handles
+
+
+def _full(axis: Any, spot: Spot | None) -> Any:
+    if spot is None:
+        return None
+    style = {"marker": "*", "ms": 13, "color": INK, "mec": "white", "mew": 0.7, "ls": ""}
+    axis.plot(spot.time, 100 * spot.height, zorder=5, **style)
+    return axis.plot([], [], label="full model", **{**style, "ms": 10})[0]
+
+
+def _short(budget: str) -> str:
+    """`0.9` is a share removed, `64 tokens` a count."""
+    return f"@{budget}" if budget.replace(".", "", 1).isdigit() else budget
