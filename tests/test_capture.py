@@ -37,6 +37,7 @@ NONE: frozenset[str] = frozenset()
 LAYERS: dict[str, families.Where] = {
     "attention": "features",
     "keys": "features",
+    "received_attention": "features",
     "middle_attention": "middle",
     "last_attention": "last",
     "last_keys": "last",
@@ -343,15 +344,18 @@ def oracle(loaded: Loaded) -> dict[str, Tensor]:
             values = torch.cat([key[:, outside:].flatten(0, 1) for key in whole])
         else:
             weights = [call.one_head() if need == "last_attention" else call.weights for call in seen]
-            values = mean_attention(weights, outside, layout.units)
+            from_all = need in {"received_attention", "middle_attention"}
+            values = mean_attention(weights, outside, layout.units, from_all)
         found[need] = values if layout.members is None else values[layout.members].mean(1)
     return found
 
 
-def mean_attention(calls: list[Tensor], class_tokens: int, units: Sequence[int]) -> Tensor:
+def mean_attention(calls: list[Tensor], class_tokens: int, units: Sequence[int], from_all: bool) -> Tensor:
     """[patches] from weights [B, H, Q, K]: the class token's row, or the mean over the rows of a tile."""
     if class_tokens:
         (weights,) = calls
+        if from_all:
+            return weights.sum(1).mean(1)[:, 1:].flatten()
         return weights[:, :, 0, 1:].sum(1).flatten()
     # one matrix over all patches of the batch, zero where two do not see each other
     whole = torch.block_diag(*(weights[i].sum(0) for weights in calls for i in range(len(weights))))

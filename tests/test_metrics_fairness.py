@@ -198,7 +198,7 @@ def test_figures_of_pruned_cells_equal_a_count_by_hand(seed: int) -> None:
 
         evidence = {i.id: e for i in items if (e := look.value(i, name, "evidence")) is not None}
         assert same(metrics.get("evidence_recall"), mean(evidence.values()))
-        assert same(metrics.get("evidence_dropped"), mean(e < 0.5 for e in evidence.values()))
+        assert same(metrics.get("evidence_dropped"), mean(e < 0.05 for e in evidence.values()))
         pairs = [
             i
             for i in items
@@ -206,7 +206,7 @@ def test_figures_of_pruned_cells_equal_a_count_by_hand(seed: int) -> None:
         ]
         lost = [i for i in pairs if look.right(i, "clean") and not look.right(i, name)]
         assert same(metrics.get("lost"), mean(i in lost for i in pairs))
-        assert same(metrics.get("lost_dropped"), mean(evidence[i.id] < 0.5 for i in lost))
+        assert same(metrics.get("lost_dropped"), mean(evidence[i.id] < 0.05 for i in lost))
         if lost:
             parts = (metrics["lost_dropped"].value or 0) + (metrics["lost_unused"].value or 0)
             assert parts == pytest.approx(1)

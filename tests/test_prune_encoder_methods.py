@@ -110,6 +110,7 @@ def images(draw: st.DrawFn) -> tuple[Context, int]:
         rows,
         columns,
         attention=torch.tensor(draw(values | spread)),
+        received_attention=torch.tensor(draw(values | spread)),
         middle_attention=torch.tensor(draw(values | spread)),
         projector_in=torch.tensor(vectors).view(n, 2, 2),
     )
@@ -128,17 +129,19 @@ def test_methods_on_attention_are_their_formulas_on_each_tile(
 ) -> None:
     ctx, k = drawn
     assert ctx.attention is not None
+    assert ctx.received_attention is not None
     assert ctx.middle_attention is not None
     assert ctx.projector_in is not None
     columns = int(ctx.grid[:, 2].max()) + 1
     wanted: dict[str, list[int]] = {"fastervlm": [], "vispruner": [], "hiprune": []}
     for tile, share in by_tile(ctx, k):
         here = slice(tile.start, tile.stop)
-        attention, middle = ctx.attention[here].tolist(), ctx.middle_attention[here].tolist()
+        attention = ctx.attention[here].tolist()
+        end, middle = ctx.received_attention[here].tolist(), ctx.middle_attention[here].tolist()
         x = ctx.projector_in[here].flatten(1).tolist()
         wanted["fastervlm"] += [tile[i] for i in sorted(best(attention, share))]
         wanted["vispruner"] += [tile[i] for i in vispruner_by_formula(attention, x, share, part)]
-        wanted["hiprune"] += [tile[i] for i in hiprune_by_formula(attention, middle, columns, share, part)]
+        wanted["hiprune"] += [tile[i] for i in hiprune_by_formula(end, middle, columns, share, part)]
     assert get("fastervlm")().select(ctx, k).tolist() == wanted["fastervlm"]
     assert get("vispruner")(r=part).select(ctx, k).tolist() == wanted["vispruner"]
     assert get("hiprune")(a=part).select(ctx, k).tolist() == wanted["hiprune"]
@@ -229,6 +232,7 @@ def recorded(name: str) -> list[Any]:
 def of_case(case: dict[str, Any]) -> Context:
     n = case["tiles"] * case["rows"] * case["columns"]
     fields = {name: torch.tensor(case[name]) for name in ("attention", "middle_attention") if name in case}
+    fields["received_attention"] = fields.get("attention")
     if "x" in case:
         fields["projector_in"] = torch.tensor(case["x"]).view(n, 1, -1)
     return image(case["tiles"], case["rows"], case["columns"], **fields)
@@ -272,7 +276,7 @@ def test_hiprune_keeps_what_the_authors_code_keeps(case: dict[str, Any], kept: d
         ("fastervlm", "attention", "fastervlm needs attention .* use divprune"),
         ("vispruner", "attention", "vispruner needs attention .* use divprune"),
         ("vispruner", "projector_in", "vispruner needs projector_in .* use fastervlm"),
-        ("hiprune", "attention", "hiprune needs attention .* use divprune"),
+        ("hiprune", "received_attention", "hiprune needs received_attention .* use divprune"),
         ("hiprune", "middle_attention", "hiprune needs middle_attention .* use fastervlm"),
         ("lofi", "projector_in", r"lofi needs projector_in .* use lofi\(space=features\)"),
     ],
@@ -280,6 +284,7 @@ def test_hiprune_keeps_what_the_authors_code_keeps(case: dict[str, Any], kept: d
 def test_what_is_lacking_is_said_with_a_method_that_works(method: str, lacking: str, line: str) -> None:
     fields = {
         "attention": torch.rand(6),
+        "received_attention": torch.rand(6),
         "middle_attention": torch.rand(6),
         "projector_in": torch.rand(6, 1, 3),
     }

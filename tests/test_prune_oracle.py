@@ -82,11 +82,16 @@ def test_what_the_region_leaves_goes_to_diversity() -> None:
     assert get("oracle")().select(ctx, 4).tolist() == [1, 2, 4, 5]
 
 
-@pytest.mark.parametrize(
-    ("evidence", "message"), [(None, "boxes of the asked"), (torch.zeros(4), "no region")]
-)
-def test_without_a_region_it_does_not_apply(evidence: Tensor | None, message: str) -> None:
-    with pytest.raises(NotApplicableError, match=message) as error:
-        get("oracle")().select(context([(2, 2)], evidence=evidence), 2)
+def test_an_image_beside_the_region_s_is_divprune_s() -> None:
+    contexts = [context([(4, 4)], seed=i) for i in range(2)]
+    contexts[0] = replace(contexts[0], evidence=torch.zeros(16))
+    alone = [get("oracle")().select(ctx, 5).tolist() for ctx in contexts]
+    assert [kept.tolist() for kept in get("oracle")().select_many(contexts, [5, 5])] == alone
+    assert alone[0] == get("divprune")().select(contexts[0], 5).tolist()
+
+
+def test_without_a_region_it_does_not_apply() -> None:
+    with pytest.raises(NotApplicableError, match="boxes of the asked") as error:
+        get("oracle")().select(context([(2, 2)], evidence=None), 2)
     assert str(error.value).endswith("use divprune")
     assert "\n" not in str(error.value)

@@ -35,6 +35,7 @@ PER_TOKEN = (
     "projector_in",
     "attention",
     "keys",
+    "received_attention",
     "middle_attention",
     "last_attention",
     "last_keys",
@@ -75,6 +76,7 @@ def context(sides: list[tuple[int, int]], seed: int = 0, extra: int = 1, **chang
         "projector": Projector(apply=mlp),
         "attention": torch.rand(n, generator=g),
         "keys": torch.randn(n, D_K, generator=g),
+        "received_attention": torch.rand(n, generator=g),
         "middle_attention": torch.rand(n, generator=g),
         "last_attention": torch.rand(n, generator=g),
         "last_keys": torch.randn(n, D_K, generator=g),
@@ -186,7 +188,7 @@ def test_configuration_survives_the_registry(name: str) -> None:
     assert repr(pruner) == repr(entry.build(part))
     # the registry's defaults are the class's own
     assert all(p.default == getattr(CLASSES[name](), p.name) for p in entry.params)
-    declared = {f.name for f in fields(CLASSES[name])} - {"ratio", "keep", "positions"}
+    declared = {f.name for f in fields(CLASSES[name])} - {"ratio", "keep", "positions", "mask"}
     assert declared <= parameters
     if pruner.budgeted:
         assert get(name)(ratio=0.75).budget(576) == 144

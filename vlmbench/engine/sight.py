@@ -60,16 +60,18 @@ class Sight:
         return self.maps[sizes]
 
     def evidence(self, prepared: Prepared, features: ImageFeatures) -> Evidence:
-        """What the tokens see of the item's boxes, which are of its first image."""
+        """What the tokens see of the item's boxes, which are of its first image; None where they see
+        nothing."""
         if not prepared.boxes:
             return None
         placed = self.placed(prepared, features)
         if placed is None:
             return None
         size = prepared.pixels.images[0].size
-        return tuple(
+        seen = tuple(
             torch.where(part.image == 0, coverage(part.cells, prepared.boxes, size), 0.0) for part in placed
         )
+        return seen if any(bool(part.any()) for part in seen) else None
 
     def overlap(self, before: Seen, after: Seen) -> float | None:
         """The share of the tokens kept `after` that see the place of one kept `before`, in [0, 1]; None

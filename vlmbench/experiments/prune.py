@@ -11,7 +11,7 @@ from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, 
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions, check_sources
 from vlmbench.metrics.tabulate import Variation
-from vlmbench.prune import NEWLINES, PRUNERS
+from vlmbench.prune import NEWLINES, PRUNERS, RATIO
 
 if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
@@ -24,6 +24,9 @@ METHODS = "zoo,zoo(estimator=sampled),divprune,norm,visionzip,fastv"
 
 CONTROLS = ("random", "uniform", "pool", "downsample")
 """In every table, at every budget."""
+
+WITH_CEN = ("zoo", "divprune", "cdpruner-llm")
+"""Methods that `all` runs also with the plug-in `cen`."""
 
 FIXED = ("identity", "blind", "swapped")
 """In every table, once: the full way without loss, no visual token, another item's image."""
@@ -78,7 +81,7 @@ def variations(options: PruneOptions) -> list[Variation]:
     """Clean first, then what has no budget, then budget by budget the methods and their controls."""
     found = [Variation(CLEAN)]
     found += [pruned(PRUNERS.get(name).part(), "control") for name in FIXED]
-    specs = split_list(options.methods)
+    specs = everything() if options.methods == "all" else split_list(options.methods)
     if not specs:
         raise UsageError(f"--method names nothing: got {options.methods!r}")
     for budget in options.budgets:
@@ -86,6 +89,12 @@ def variations(options: PruneOptions) -> list[Variation]:
         controls = (PRUNERS.get(name).part(**budget) for name in CONTROLS)
         found += [pruned(part, "control") for part in controls]
     return list({v.condition.id: v for v in found}.values())
+
+
+def everything() -> list[str]:
+    """Every registered method that has a budget and is no control of its own accord, ceilings last."""
+    names = [entry.name for entry in PRUNERS if RATIO in entry.params and entry.name not in CONTROLS]
+    return ["zoo", "zoo(estimator=sampled)", *(f"{name}(cen=true)" for name in WITH_CEN), *names]
 
 
 def part_of(spec: str, budget: dict[str, str] | None = None, positions: str | None = None) -> Part:
@@ -154,13 +163,14 @@ def _panels(prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) 
     if not prune.pictures:
         return
     from vlmbench.engine.panels import item_panels
+    from vlmbench.experiments.ceiling import is_ceiling
 
     for plan in plans:
         yield from item_panels(
             finished.preparer,
             plan.task.name,
             plan.items,
-            plan.variations,
+            [v for v in plan.variations if not is_ceiling(v.condition)],
             finished.records,
             prune.pictures,
             prune.newline,
@@ -170,6 +180,7 @@ def _panels(prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) 
 def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:
     from vlmbench.engine.timing import TimingSettings
     from vlmbench.engine.timing_pass import time_conditions, with_speeds
+    from vlmbench.experiments.ceiling import is_ceiling
 
     table = finished.table
     wanted = {
@@ -195,7 +206,11 @@ def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], 
         timings = {}
         for task in plans:
             served = {c.condition for c in table.cells if c.task == task.task.name and c.n}
-            conditions = [v.condition for v in task.variations if v.condition.id in served]
+            conditions = [
+                v.condition
+                for v in task.variations
+                if v.condition.id in served and not is_ceiling(v.condition)
+            ]
             timings[task.task.name] = time_conditions(
                 finished.preparer, task.task.name, task.items, conditions, settings
             )

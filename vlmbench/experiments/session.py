@@ -20,6 +20,7 @@ from vlmbench.engine.run import Settings, Work, run_work
 from vlmbench.engine.sight import Sight
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
+from vlmbench.experiments.ceiling import answered, with_ceilings
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.tables import TaskPlan, build_table
 from vlmbench.items import Item
@@ -141,6 +142,9 @@ class Session:
             run_work(work, folder, answerer, preparer, settings, self.ranks, fresh, unserved)
             self.ranks.wait()
             records = read_records(folder, fresh)
+            for each in plans:
+                names = [item.id for item in each.items]
+                records = with_ceilings(records, each.task.name, names, each.variations)
             table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
             if self.ranks.main:
                 path = folder / "table.json"
@@ -249,7 +253,7 @@ def _choose(task: Task, options: RunOptions, experiment: str) -> tuple[list[Item
 
 
 def _work(plan: TaskPlan, seed: int) -> Work:
-    conditions = [variation.condition for variation in plan.variations]
+    conditions = answered(plan.variations)
     swaps = any(map(shows_another_image, conditions))
     return Work(plan.task.name, plan.items, conditions, plan.task.items(POOL, seed) if swaps else ())
 

@@ -12,15 +12,15 @@ from vlmbench.metrics.estimate import Floats, ratio_estimate
 from vlmbench.metrics.outcomes import Outcomes
 from vlmbench.schema import Estimate
 
-DROPPED = 0.5
-"""Evidence below this share counts as dropped."""
+DROPPED = 0.05
+"""Evidence below this share counts as dropped: nothing but slivers of the box at the edge of kept tokens."""
 
 METRICS = {
     "evidence_recall": "mean share of the asked box's tokens that were kept",
-    "evidence_dropped": "share of the items of which less than half of the box's tokens were kept",
+    "evidence_dropped": "share of the items of whose box less than 5 % was kept",
     "lost": "share of the items with a box: full model right, pruned model wrong",
-    "lost_dropped": "share of the lost with less than half of the box's tokens kept",
-    "lost_unused": "share of the lost with half of the box's tokens or more kept",
+    "lost_dropped": "share of the lost of whose box less than 5 % was kept",
+    "lost_unused": "share of the lost of whose box more was kept: kept and unused",
 }
 
 

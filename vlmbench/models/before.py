@@ -120,6 +120,7 @@ def _image(subject: Subject, index: int, projector: Projector | None, pruner: Pr
         projector=projector,
         attention=_take(tokens.attention, here, n),
         keys=_take(tokens.keys, here, n),
+        received_attention=_take(tokens.received_attention, here, n),
         middle_attention=_take(tokens.middle_attention, here, n),
         last_attention=_take(tokens.last_attention, here, n),
         last_keys=_take(tokens.last_keys, here, n),

@@ -19,6 +19,7 @@ from vlmbench.models.taps import AttentionCall, attention_tap
 _LAYERS: dict[str, Where] = {
     "attention": "features",
     "keys": "features",
+    "received_attention": "features",
     "middle_attention": "middle",
     "last_attention": "last",
     "last_keys": "last",
@@ -27,6 +28,9 @@ _LAYERS: dict[str, Where] = {
 
 SERVED = frozenset({"projector_in", *_LAYERS})
 """The names of `prune.base.NEEDS` that the vision side can serve."""
+
+_FROM_ALL_ROWS = frozenset({"received_attention", "middle_attention"})
+"""Attention that is read in the rows of all queries even where there is a class token."""
 
 _CHUNK = 1 << 24
 """Attention weights held at once."""
@@ -73,7 +77,8 @@ class Capture:
                     self._seen[need].append(keys[:, outside:].flatten(0, 1))
                     continue
                 heads = joined(part) if need == "last_attention" else part
-                seen, queries = received(heads, from_class_token=bool(outside))
+                from_class_token = bool(outside) and need not in _FROM_ALL_ROWS
+                seen, queries = received(heads, from_class_token)
                 self._seen[need].append(seen[:, outside:].flatten())
                 self._queries[need].append(queries[:, outside:].flatten())
 
@@ -126,11 +131,12 @@ class Capture:
         seen = torch.cat(self._seen[need])
         if seen.shape[0] != sum(layout.units):
             raise self._misfit(f"{seen.shape[0]} patches in the encoder, {sum(layout.units)} expected")
-        if self._family.class_tokens(self._model) or not self._queries[need]:
+        outside = self._family.class_tokens(self._model)
+        if not self._queries[need] or (outside and need not in _FROM_ALL_ROWS):
             return seen
         lengths = torch.tensor(layout.units, device=seen.device)
         sums = torch.cat(self._queries[need]).cumsum(0)[lengths.cumsum(0) - 1]
-        rows = sums.diff(prepend=sums.new_zeros(1))
+        rows = sums.diff(prepend=sums.new_zeros(1)) + outside
         return seen / rows.repeat_interleave(lengths, output_size=seen.shape[0]).clamp(min=1)
 
     def _tokens(self, layout: Layout, patches: Tensor) -> Tensor:

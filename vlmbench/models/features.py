@@ -33,6 +33,8 @@ class ImageTokens:
     """[n]."""
     keys: Tensor | None = None
     """[n, d_k]."""
+    received_attention: Tensor | None = None
+    """[n]."""
     middle_attention: Tensor | None = None
     """[n]."""
     last_attention: Tensor | None = None

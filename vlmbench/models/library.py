@@ -103,6 +103,8 @@ def _pruner(
             raise UsageError(f"{name}: give a budget, ratio=0.9 or keep=64")
     if pruner.stage == "image":
         raise UsageError(f"{name} makes the image smaller and needs the processor: use pool")
+    if pruner.ceiling:
+        raise UsageError(f"{name} is a ceiling that knows the right answers: use random")
     if pruner.other_image:
         raise UsageError(f"{name} needs another item's image: use blind")
     return pruner

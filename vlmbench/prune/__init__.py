@@ -220,6 +220,13 @@ PRUNERS = Registry(
             BUDGET,
             source="ceiling",
         ),
+        Entry(
+            "best-of-n",
+            f"{_HERE}.best_of_n:BestOfN",
+            "per item the best of n random subsets",
+            (*BUDGET, Param("draw", 0, "number of the first draw", low=0), Param("n", 32, "draws", low=2)),
+            source="ceiling",
+        ),
         Entry("uniform", f"{_HERE}.uniform:Uniform", "an even grid", BUDGET, source="control"),
         Entry("pool", f"{_HERE}.pool:Pool", "average-pooled feature grid", BUDGET, source="control"),
         Entry(

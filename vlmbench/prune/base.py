@@ -33,6 +33,7 @@ NEEDS = (
     "projector_in",
     "attention",
     "keys",
+    "received_attention",
     "middle_attention",
     "last_attention",
     "last_keys",
@@ -103,8 +104,10 @@ class Context:
     there is one, else the mean over all rows; summed over heads, averaged over a token's patches."""
     keys: Tensor | None = None
     """[N, d_k]: that layer's keys, averaged over heads and over a token's patches."""
+    received_attention: Tensor | None = None
+    """[N]: as `attention`, but from all rows also where there is a class token, its own among them."""
     middle_attention: Tensor | None = None
-    """[N]: as `attention`, in the encoder layer at 3/8 of its depth (CLIP's 9 of 24)."""
+    """[N]: as `received_attention`, in the encoder layer at 3/8 of its depth (CLIP's 9 of 24)."""
     last_attention: Tensor | None = None
     """[N]: as `attention`, in the encoder's last layer with its heads joined into one."""
     last_keys: Tensor | None = None
@@ -167,6 +170,8 @@ class Pruner:
     """Whether the number of kept tokens follows the image and not the budget alone."""
     other_image: ClassVar[bool] = False
     """Whether the request is shown another item's image: the engine's business, for a control."""
+    ceiling: ClassVar[bool] = False
+    """Whether an experiment tells it from the scores of other conditions: no method to be used."""
     text_dependent: ClassVar[bool] = False
     budgeted: ClassVar[bool] = True
     """False for controls that have no budget: identity, blind runs."""

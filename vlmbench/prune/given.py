@@ -24,6 +24,7 @@ _WORDS = {
     "projector_in": "outputs of the vision encoder",
     "attention": "attention weights of the vision encoder",
     "keys": "keys of the vision encoder",
+    "received_attention": "attention weights of the vision encoder",
     "middle_attention": "attention weights in the middle of the vision encoder",
     "last_attention": "attention weights of the vision encoder's last layer",
     "last_keys": "keys of the vision encoder's last layer",

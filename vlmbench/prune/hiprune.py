@@ -20,13 +20,13 @@ class HiPrune(Pruner):
     round(k a / 5) anchors are the tokens most attended in the middle of the encoder, buffers the up to four
     neighbours of each on the grid, and the rest of the budget goes to the tokens most attended in the layer
     in front of the projector. Where anchors and buffers exceed the budget, the buffers least attended in the
-    middle give way. Attention is the class token's, where there is one. Each tile gets an equal share of the
+    middle give way. Attention is the mean over all rows, the class token's among them. Each tile gets an equal share of the
     budget and has its own anchors. Choosing at the encoder's output keeps the same projected tokens as
     choosing behind a projector that works token by token, so the stage is `projector`.
 
     Based on HiPrune (https://arxiv.org/abs/2508.00553).
 
-    Parameters: ratio, keep, positions (see Pruner); a. Reads attention [N], middle_attention [N] and
+    Parameters: ratio, keep, positions (see Pruner); a. Reads received_attention [N], middle_attention [N] and
     grid [N, 3].
     """
 
@@ -35,10 +35,10 @@ class HiPrune(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"attention", "middle_attention"})
+        return frozenset({"received_attention", "middle_attention"})
 
     def select(self, ctx: Context, k: int) -> Tensor:
-        attention = given(ctx, "attention", "hiprune")
+        attention = given(ctx, "received_attention", "hiprune")
         middle = given(ctx, "middle_attention", "hiprune", instead="fastervlm")
         check_finite(ctx.features, "visual features")
         grid = ctx.grid.to(attention.device)

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.given import given
-from vlmbench.prune.greedy import TIE, first_max, greedy_many, unit_length
+from vlmbench.prune.greedy import TIE, first_max, greedy, greedy_many, unit_length
 from vlmbench.prune.rows import CosineRows
 from vlmbench.prune.ties import descending
 
@@ -29,8 +28,8 @@ class Oracle(Pruner):
 
     This project's control; diversity as in DivPrune (https://arxiv.org/abs/2503.02175).
 
-    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and evidence [N]. Raises
-    NotApplicableError where no token sees a region.
+    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and evidence [N]; an image without
+    any, beside another that has the region, is DivPrune's.
     """
 
     text_dependent: ClassVar[bool] = True
@@ -44,14 +43,15 @@ class Oracle(Pruner):
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         evidence = [given(ctx, "evidence", "oracle").to(ctx.features.device) for ctx in contexts]
-        if not all(bool((share > 0).any()) for share in evidence):
-            raise NotApplicableError("the item names no region; use divprune")
-        return greedy_many([ctx.features for ctx in contexts], evidence, ks, _region_then_diversity)
+        seen = [share if bool((share > 0).any()) else None for share in evidence]
+        return greedy_many([ctx.features for ctx in contexts], seen, ks, _region_then_diversity)
 
 
 def _region_then_diversity(features: Tensor, evidence: Tensor | None, k: int) -> Tensor:
-    """Indices [B, k], ascending; features [B, N, d], evidence [B, N], with a token above 0 in each image."""
-    assert evidence is not None
+    """Indices [B, k], ascending; features [B, N, d], evidence [B, N], with a token above 0 in each image, or
+    None where no image has any."""
+    if evidence is None:
+        return greedy(features, None, k)
     unit = unit_length(features)
     # -1: a sliver of evidence is no tie with none
     order = descending(torch.where(evidence > 0, evidence, -1.0))

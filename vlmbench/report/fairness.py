@@ -106,13 +106,12 @@ def _lost_section(block: TaskBlock, pruned: Sequence[Cell]) -> Section:
             short_percent(cell.metrics.get("evidence_dropped")),
             short_percent(cell.metrics.get("lost")),
             percent(cell.metrics.get("lost_dropped")),
-            short_percent(cell.metrics.get("lost_unused")),
         )
         for cell in told
     )
     lines = (
-        f"{n:,} items with a box; dropped: less than half of the box's tokens kept",
-        "lost: full model right, pruned wrong; of these, evidence dropped, or kept and unused (sum 100 %)",
+        f"{n:,} items with a box; evidence: share of the box that kept tokens see; dropped: less than 5 %",
+        "lost: full model right, pruned wrong; of these, evidence dropped; the rest was kept and not used",
     )
-    columns = ("method", "ratio", "evidence %", "dropped", "lost %", "lost: dropped %", "unused")
+    columns = ("method", "ratio", "evidence %", "dropped", "lost %", "lost: dropped %")
     return Section(f"{block.task}: where answers are lost", lines, columns, rows)
