@@ -12,6 +12,11 @@ from runs import run as perturbed
 from runs import write_rows
 
 from vlmbench.engine.store import read_records
+from vlmbench.models.adapter import Adapter
+from vlmbench.models.before import kept_input
+from vlmbench.models.loading import load_model
+from vlmbench.prune import get
+from vlmbench.prune.base import Context
 from vlmbench.schema import Record, State
 
 Tiny = Callable[[str], Path]
@@ -102,3 +107,35 @@ def test_churn(family: str, tiny_model: Tiny, boxed: Path, tmp_path: Path) -> No
         assert why in refused.detail
     whole, kept = record("shift(dx=3)"), record("shift(dx=3)+identity")
     assert (whole.raw, whole.prob) == (kept.raw, pytest.approx(kept.prob, abs=1e-5))
+
+
+def test_cdpruner_reads_the_question_with_a_clip_of_its_own(
+    tiny_model: Tiny, boxed: Path, tmp_path: Path
+) -> None:
+    """Named by its folder; the kept tokens are those of the relevances that its towers give."""
+    from test_clip_text import save_clip
+
+    from vlmbench.models.clip_text import clip_relevance, load_clip
+
+    adapter = Adapter(load_model(str(tiny_model("llava")), device="cpu"))
+    clip = save_clip(tmp_path / "clip", adapter.model.config.vision_config.hidden_size)
+    found = run(
+        tiny_model("llava"), boxed, tmp_path / "run", families="noise", prune=f"cdpruner@0.5(clip={clip})"
+    )
+    record = found["own", "i0", f"cdpruner(clip={clip},ratio=0.5)"]
+    assert record.state is not State.NOT_APPLICABLE
+    picture = Image.open(boxed.parent / "images" / "0.png")
+    row = adapter.prepare(adapter.render("what is it ?", 1), [picture], 3)
+    encoded = adapter.encode([row], frozenset({"projector_in"}))
+    (image,) = encoded.features[0].images
+    assert image.projector_in is not None
+    relevance = clip_relevance(adapter.model, load_clip(str(clip)), image.projector_in[:, 0], "what is it ?")
+    context = Context(
+        features=encoded.features[0].rows,
+        grid=image.grid,
+        projector_in=image.projector_in,
+        relevance=relevance,
+    )
+    pruner = get("cdpruner")(ratio=0.5, clip=str(clip))
+    kept = pruner.select(context, pruner.budget(context.n))
+    assert record.kept_hash == kept_input(encoded.features[0], kept).kept_hash

@@ -76,7 +76,7 @@ class Record(Schema):
     )
     kept_overlap: float | None = Field(
         None,
-        description="share of the kept tokens that see the same place of the source image as those kept of the "
+        description="share of the kept tokens that see a place of the source image that is also kept of the "
         "unperturbed one, in [0, 1]; null where nothing is perturbed or pruned",
     )
     image_size: list[tuple[int, int]] = Field([], description="width, height after the perturbation, pixels")

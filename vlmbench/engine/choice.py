@@ -41,7 +41,8 @@ def choose(
     nothing = (None,) * len(ready)
     if pruner is None:
         return Choice(Applied(tuple(whole)), nothing, nothing)
-    evidence = tuple(_evidence(sight, *pair) for pair in zip(ready, whole, strict=True))
+    told = [sight.told(*pair) for pair in zip(ready, whole, strict=True)]
+    evidence = tuple(each.evidence for each in told)
     before = _before(sight, pruner, ready, by_group, seed, newline)
     if pruner.mask == FROZEN:
         return Choice(_frozen(sight, pruner, ready, whole, before), evidence, nothing)
@@ -51,7 +52,7 @@ def choose(
         whole,
         [prune_seeds(p.request, seed) for p in ready],
         newline,
-        evidence,
+        told,
     )
     overlaps = tuple(
         sight.overlap(old, Seen(p, features, part.keep))
@@ -60,10 +61,6 @@ def choose(
         for old, p, features, part in zip(before, ready, whole, applied.visual, strict=True)
     )
     return Choice(applied, evidence, overlaps)
-
-
-def _evidence(sight: Sight, prepared: Prepared, features: ImageFeatures | None) -> Evidence:
-    return None if features is None or not features.images else sight.evidence(prepared, features)
 
 
 def _before(
@@ -88,7 +85,7 @@ def _before(
         whole,
         [prune_seeds(origin.request, seed) for origin in origins],
         newline,
-        [_evidence(sight, *pair) for pair in zip(origins, whole, strict=True)],
+        [sight.told(*pair) for pair in zip(origins, whole, strict=True)],
     )
     for i, origin, features, part in zip(rows, origins, whole, applied.visual, strict=True):
         if isinstance(part, VisualInput):

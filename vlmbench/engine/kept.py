@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmbench.engine.plan import prune_seeds
 from vlmbench.engine.recorder import Recorder
-from vlmbench.engine.sight import Evidence
+from vlmbench.models.before import Told
 from vlmbench.models.features import EncoderOutput, ImageTokens
 from vlmbench.models.geometry import keeps_shape
 
@@ -61,11 +61,11 @@ def kept_tokens(
     pruner: Pruner,
     seed: int,
     newline: str = "counted",
-    evidence: Evidence = None,
+    told: Told | None = None,
 ) -> KeptTokens:
     """What a method leaves of a request's visual tokens; `seed` is the run's.
 
-    encoded: of this request alone, with what the method needs; evidence: see `Adapter.apply`. Raises
+    encoded: of this request alone, with what the method needs; told: see `Adapter.apply`. Raises
     NotApplicableError for budgets out of the method's reach.
     """
     features, recorder = encoded.features[0], Recorder(pruner)
@@ -75,7 +75,7 @@ def kept_tokens(
         [features],
         [prune_seeds(prepared.request, seed)],
         newline,
-        [evidence],
+        [told or Told()],
     ).served()
     (answer,) = adapter.answer([prepared.row], encoded, applied, 1)
     assert answer.share is not None

@@ -161,8 +161,8 @@ def _panel(
             images = adapter.encode([prepared.row], frozenset()).features[0].images
             tiles = tiles_of(adapter, prepared, images, np.ones(n, np.float32), _alone(n))
             return replace(panel, tiles=tiles, kept=n)
-        evidence = Sight(adapter).evidence(prepared, encoded.features[0])
-        tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline, evidence)
+        told = Sight(adapter).told(prepared, encoded.features[0])
+        tokens = kept_tokens(adapter, prepared, encoded, pruner, preparer.seed, newline, told)
     except (VlmbenchError, RuntimeError) as error:
         # it went well in the batch of the run: one picture less is no reason to lose the others
         return replace(panel, failed=True, detail=f"not drawn: {' '.join(str(error).split())[:200]}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import ItemError, NotApplicableError
-from vlmbench.models.before import kept_input
+from vlmbench.models.before import Told, kept_input
 from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.places import ImagePlaces, Placed, image_places
 from vlmbench.models.places_map import Points, coverage, map_tokens, overlap
@@ -72,6 +72,11 @@ class Sight:
             torch.where(part.image == 0, coverage(part.cells, prepared.boxes, size), 0.0) for part in placed
         )
         return seen if any(bool(part.any()) for part in seen) else None
+
+    def told(self, prepared: Prepared, features: ImageFeatures | None) -> Told:
+        """What a method may know of a request beside its prompt."""
+        evidence = None if features is None or not features.images else self.evidence(prepared, features)
+        return Told(prepared.item.question, evidence)
 
     def overlap(self, before: Seen, after: Seen) -> float | None:
         """The share of the tokens kept `after` that see the place of one kept `before`, in [0, 1]; None

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from vlmbench.conditions import Condition
 from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds, pruner_of
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
-from vlmbench.engine.sight import Evidence, Sight
+from vlmbench.engine.sight import Sight
 from vlmbench.engine.timing import Timing, TimingSettings, time_samples
 from vlmbench.engine.timing_stages import Ready
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
+from vlmbench.models.before import Told
 from vlmbench.schema import Table
 from vlmbench.seeds import digest
 
@@ -116,18 +117,18 @@ def _ready(sight: Sight, samples: Samples, settings: TimingSettings) -> list[Rea
             pruner,
             [prune_seeds(p.request, settings.seed) for p in rows],
             settings.newline,
-            _evidence(sight, pruner, rows),
+            _told(sight, pruner, rows),
         )
         for rows in samples
     ]
 
 
-def _evidence(sight: Sight, pruner: Pruner | None, rows: Sequence[Prepared]) -> list[Evidence]:
-    """Found before the clock runs: it is given to the method, as an annotation."""
+def _told(sight: Sight, pruner: Pruner | None, rows: Sequence[Prepared]) -> list[Told]:
+    """Evidence is found before the clock runs: it is given to the method, as an annotation."""
     if pruner is None or "evidence" not in pruner.needs:
-        return []
+        return [Told(p.item.question) for p in rows]
     encoded = sight.adapter.encode([p.row for p in rows], frozenset())
-    return [sight.evidence(*pair) for pair in zip(rows, encoded.features, strict=True)]
+    return [sight.told(*pair) for pair in zip(rows, encoded.features, strict=True)]
 
 
 def _check_context(preparer: Preparer, prepared: Mapping[str, Samples], settings: TimingSettings) -> None:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from vlmbench.engine.timing_bound import launch_share
 from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.metrics.cost import head_macs, prefill_macs
+from vlmbench.models.before import Told
 from vlmbench.models.decoding import greedy_config
 from vlmbench.models.features import EncoderOutput
 from vlmbench.models.inside import InsideLog
@@ -42,8 +43,8 @@ class Ready:
     seeds: Sequence[tuple[int, ...]] = ()
     """Per row, a seed per image; empty for clean."""
     newline: str = "counted"
-    evidence: Sequence[tuple[Tensor, ...] | None] = ()
-    """Per row and image, for methods that know what is asked about; see `Adapter.apply`."""
+    told: Sequence[Told] = ()
+    """Per row, for methods that read or know the question; see `Adapter.apply`."""
 
     @property
     def stage(self) -> str | None:
@@ -151,7 +152,7 @@ def encode(adapter: Adapter, ready: Ready) -> EncoderOutput:
 def apply(adapter: Adapter, ready: Ready, encoded: EncoderOutput) -> Applied:
     """What the language model is given. Raises NotApplicableError where a row cannot be served."""
     return adapter.apply(
-        ready.pruner, ready.rows, encoded.features, ready.seeds, ready.newline, ready.evidence
+        ready.pruner, ready.rows, encoded.features, ready.seeds, ready.newline, ready.told
     ).served()
 
 

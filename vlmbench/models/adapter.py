@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from vlmbench.models import decoding, families, features, pruning
-from vlmbench.models.before import Subject
+from vlmbench.models.before import Subject, Told
+from vlmbench.models.clip_text import ClipText, clip_relevance, load_clip
 from vlmbench.models.decoding import Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left
@@ -55,16 +56,17 @@ class Adapter(Reader):
         whole: Sequence[ImageFeatures | None],
         seeds: Sequence[tuple[int, ...]] = (),
         newline: str = "counted",
-        evidence: Sequence[tuple[Tensor, ...] | None] = (),
+        told: Sequence[Told] = (),
     ) -> Applied:
         """A method on a batch whose images are encoded: `whole[i]` are those of row i, None without any.
 
-        seeds: per row, one for each image; evidence: per row and image [n], the share of the asked region
-        under each token. Neither is needed where `pruner` is None.
+        seeds: per row, one for each image; told: per row, for methods that read or know the question. Raises
+        UsageError where a checkpoint that the method names cannot be loaded.
         """
         if pruner is None:
             return Applied(tuple(whole))
         projector = self.projector if "projector_in" in pruner.needs else None
+        known = told or [Told()] * len(rows)
         subjects = [
             None
             if part is None
@@ -72,11 +74,29 @@ class Adapter(Reader):
                 part,
                 own,
                 self.text(row) if "text" in pruner.needs else None,
-                evidence[i] if evidence else None,
+                each.evidence,
+                self._relevance(pruner, part, each.question),
             )
-            for i, (row, part, own) in enumerate(zip(rows, whole, seeds, strict=True))
+            for row, part, own, each in zip(rows, whole, seeds, known, strict=True)
         ]
         return pruning.apply(self.model, projector, pruner, subjects, newline)
+
+    def _relevance(self, pruner: Pruner, part: ImageFeatures, question: str) -> tuple[Tensor, ...] | None:
+        """Per image [n], by the CLIP checkpoint that the method names; None where it names none."""
+        name = getattr(pruner, "clip", "")
+        if "clip_relevance" not in pruner.needs or not name or not question:
+            return None
+        if name not in self._clips:
+            self._clips[name] = load_clip(name, self.device)
+        clip, found = self._clips[name], []
+        for image in part.images:
+            assert image.projector_in is not None
+            found.append(clip_relevance(self.model, clip, image.projector_in[:, 0], question))
+        return tuple(found)
+
+    @cached_property
+    def _clips(self) -> dict[str, ClipText]:
+        return {}
 
     @torch.inference_mode()
     def text(self, row: RowInputs) -> Tensor:

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class Told:
+    """What is known of a request beside its prompt."""
+
+    question: str = ""
+    """The bare question, without template and instruction."""
+    evidence: tuple[Tensor, ...] | None = None
+    """Per image [n]: share of the asked region that each token covers; None where no region is known."""
+
+
+@dataclass(frozen=True, eq=False)
 class Subject:
     """The encoded images of one request, and what else a method may look at."""
 
@@ -29,7 +39,9 @@ class Subject:
     text: Tensor | None = None
     """[T, d]: input embeddings of the prompt's text tokens."""
     evidence: tuple[Tensor, ...] | None = None
-    """Per image [n]: share of the asked region that each token covers; None where no region is known."""
+    """See `Told`."""
+    relevance: tuple[Tensor, ...] | None = None
+    """Per image [n]: cosine of each token to the question in the space of a CLIP."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,10 +138,15 @@ def _image(subject: Subject, index: int, projector: Projector | None, pruner: Pr
         last_keys=_take(tokens.last_keys, here, n),
         extra=tokens.extra,
         text=subject.text,
-        evidence=None if subject.evidence is None else _take(subject.evidence[index].to(device), here, n),
+        evidence=_of_image(subject.evidence, index, here, n),
+        relevance=_of_image(subject.relevance, index, here, n),
         seed=subject.seeds[index],
     )
     return _Image(subject.features, tokens, context, here, stay.to(device), k)
+
+
+def _of_image(values: Sequence[Tensor] | None, index: int, at: Tensor, n: int) -> Tensor | None:
+    return None if values is None else _take(values[index].to(at.device), at, n)
 
 
 def _take(tensor: Any, at: Tensor, n: int) -> Any:

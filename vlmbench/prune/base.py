@@ -79,7 +79,8 @@ class Inner:
     text_keys: Tensor | None = None
     """[T, d_k] (`llm_keys`): the text tokens'."""
     inputs: Tensor | None = None
-    """[N, d] (`llm_inputs`): what layer 0 received for the visual tokens that are left."""
+    """[N, d] (`llm_inputs`): what layer 0 received for the visual tokens that are left; for merged ones the
+    same weighted sum of it."""
     text_inputs: Tensor | None = None
     """[T, d] (`llm_inputs`): what it received for the text tokens."""
 

@@ -12,9 +12,9 @@ from vlmbench.prune.random import Random
 class BestOfN(Random):
     """The best of `n` random subsets of each item.
 
-    Every item is answered under n draws of `random`, and the one with the highest score counts: what a chooser
-    that knows the right answer could make of as many subsets. An experiment computes it; as a method on its
-    own it is a single draw.
+    Every item is answered under n draws of `random`, and the one with the highest score counts: what a
+    chooser that knows the right answer could make of as many subsets. An experiment computes it; as a method
+    on its own it is a single draw.
 
     Ceiling; this project's control.
 

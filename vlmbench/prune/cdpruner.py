@@ -83,7 +83,7 @@ class CDPruner(Conditional):
 
     @property
     def needs(self) -> frozenset[str]:
-        return super().needs | {"clip_relevance"}
+        return super().needs | {"clip_relevance", "projector_in"}
 
     def relevance(self, ctx: Context) -> Tensor:
         if ctx.relevance is None and not self.clip:

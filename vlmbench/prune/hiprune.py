@@ -20,9 +20,9 @@ class HiPrune(Pruner):
     round(k a / 5) anchors are the tokens most attended in the middle of the encoder, buffers the up to four
     neighbours of each on the grid, and the rest of the budget goes to the tokens most attended in the layer
     in front of the projector. Where anchors and buffers exceed the budget, the buffers least attended in the
-    middle give way. Attention is the mean over all rows, the class token's among them. Each tile gets an equal share of the
-    budget and has its own anchors. Choosing at the encoder's output keeps the same projected tokens as
-    choosing behind a projector that works token by token, so the stage is `projector`.
+    middle give way. Attention is the mean over all rows, the class token's among them. Each tile gets an
+    equal share of the budget and has its own anchors. Choosing at the encoder's output keeps the same
+    projected tokens as choosing behind a projector that works token by token, so the stage is `projector`.
 
     Based on HiPrune (https://arxiv.org/abs/2508.00553).
 
