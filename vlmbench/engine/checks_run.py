@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmbench.conditions import Part
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.recorder import Recorder
+from vlmbench.models.before import Told
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.pruning import Applied
 from vlmbench.prune import PRUNERS
@@ -104,6 +105,12 @@ class Answers:
     @property
     def scale(self) -> float:
         return max(1.0, float(self.logits.abs().max()))
+
+
+def _region(features: ImageFeatures) -> tuple[Tensor, ...]:
+    """Evidence for methods that must be told the region: the left half of each image, in its grid."""
+    columns = [image.grid[:, 2] for image in features.images]
+    return tuple((column < column.max() / 2).float() for column in columns)
 
 
 def difference(one: Answers, row: int, other: Answers, other_row: int) -> float:
@@ -207,8 +214,13 @@ class Bench:
             for features, sample in zip(encoded.features, self.samples, strict=True)
         ]
         recorder = Recorder(pruner)
-        applied = self.adapter.apply(cast("Pruner", recorder), rows, encoded.features, seeds, self.newline)
-        applied = applied.served()
+        told = [
+            Told(sample.prompt, _region(features))
+            for sample, features in zip(self.samples, encoded.features, strict=True)
+        ]
+        applied = self.adapter.apply(
+            cast("Pruner", recorder), rows, encoded.features, seeds, self.newline, told
+        ).served()
         answers = self.answer(rows, encoded, applied)
         visual = cast("Sequence[ImageFeatures | VisualInput]", applied.visual)
         return Pruned(recorder, rows, seeds, encoded, visual, self.newline, answers)
