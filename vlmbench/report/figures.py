@@ -44,5 +44,7 @@ def figure_range(values: Sequence[float]) -> str:
 
 
 def method_name(cell: Cell) -> str:
-    """`zoo(sampled)`: what has a value of its own goes without its parameter's name."""
-    return cell.family.replace("estimator=", "")
+    """`zoo(sampled)`, `zoo+cen`: what has a value of its own goes without its parameter's name, and a plug-in
+    by its sign."""
+    name = cell.family.replace("estimator=", "")
+    return f"{name.removesuffix('(cen=true)')}+cen" if name.endswith("(cen=true)") else name
