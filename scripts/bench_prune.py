@@ -1,6 +1,6 @@
 """What pruning costs and brings, in ratios of one run: prefill, method, selection, sweep; 7B shapes on a GPU.
 
-python scripts/bench_prune.py [--only prefill,selection,sweep] [--gpu [CASES]] [--repeats R] [--json FILE]
+python scripts/bench_prune.py [--only prefill,selection,field,sweep] [--gpu [CASES]] [--repeats R] [--json F]
 
 Everything that is compared takes turns, in an order drawn anew in every repeat. Aims are printed beside what
 was measured and never asserted. On a machine that is busy with other things use `--threads 1 --cpu-time`.
@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from prune_bench.field import bench_field
 from prune_bench.large import bench_large
 from prune_bench.lines import Line, line, method
 from prune_bench.models import LARGE, MEDIUM, SEED, Case
@@ -228,7 +229,7 @@ def bench_sweep(items: int, repeats: int, batch_size: int = 16) -> Iterator[Line
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="prefill,selection,sweep", help="sections, comma-separated")
+    parser.add_argument("--only", default="prefill,selection,field,sweep", help="sections, comma-separated")
     parser.add_argument("--gpu", nargs="?", const=",".join(LARGE), help=f"7B shapes: {', '.join(LARGE)}")
     parser.add_argument("--batches", default="1,8", help="of the 7B shapes")
     parser.add_argument("--keep", default="192,128,64", help="tokens kept in the prefill section")
@@ -256,6 +257,8 @@ def main() -> None:
         ]
     if "selection" in only:
         jobs.append(lambda: bench_selection(args.repeats, device, seconds))
+    if "field" in only:
+        jobs.append(lambda: bench_field(MEDIUM[0], keeps[-1], args.repeats, device, seconds))
     if "sweep" in only:
         jobs.append(lambda: bench_sweep(args.items, max(3, args.repeats // 2)))
     for name in (args.gpu or "").split(",") if args.gpu else []:
