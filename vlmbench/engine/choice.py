@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vlmbench.engine.plan import prune_seeds
 from vlmbench.engine.sight import Evidence, Seen, Sight
 from vlmbench.errors import NotApplicableError
+from vlmbench.models.before import Told
 from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.pruning import Applied, Visual
 from vlmbench.prune.base import FROZEN, Pruner
@@ -43,17 +44,17 @@ def choose(
         return Choice(Applied(tuple(whole)), nothing, nothing)
     told = [sight.told(*pair) for pair in zip(ready, whole, strict=True)]
     evidence = tuple(each.evidence for each in told)
-    before = _before(sight, pruner, ready, by_group, seed, newline)
+
+    def apply(
+        rows: Sequence[Prepared], features: Sequence[ImageFeatures | None], known: Sequence[Told]
+    ) -> Applied:
+        seeds = [prune_seeds(p.request, seed) for p in rows]
+        return sight.adapter.apply(pruner, [p.row for p in rows], features, seeds, newline, known)
+
+    before = _before(sight, pruner, ready, by_group, apply)
     if pruner.mask == FROZEN:
         return Choice(_frozen(sight, pruner, ready, whole, before), evidence, nothing)
-    applied = sight.adapter.apply(
-        pruner,
-        [p.row for p in ready],
-        whole,
-        [prune_seeds(p.request, seed) for p in ready],
-        newline,
-        told,
-    )
+    applied = apply(ready, whole, told)
     overlaps = tuple(
         sight.overlap(old, Seen(p, features, part.keep))
         if old is not None and features is not None and isinstance(part, VisualInput)
@@ -68,8 +69,7 @@ def _before(
     pruner: Pruner,
     ready: Sequence[Prepared],
     by_group: Mapping[str, ImageFeatures],
-    seed: int,
-    newline: str,
+    apply: Callable[[Sequence[Prepared], Sequence[ImageFeatures | None], Sequence[Told]], Applied],
 ) -> list[Seen | None]:
     """What the method keeps of each row's unperturbed image; None where there is none to compare with, or
     where it chooses inside the language model or before the encoder."""
@@ -79,14 +79,7 @@ def _before(
         return found
     origins = [origin for i in rows if (origin := ready[i].origin) is not None]
     whole = [by_group[origin.request.pixels_group] for origin in origins]
-    applied = sight.adapter.apply(
-        pruner,
-        [origin.row for origin in origins],
-        whole,
-        [prune_seeds(origin.request, seed) for origin in origins],
-        newline,
-        [sight.told(*pair) for pair in zip(origins, whole, strict=True)],
-    )
+    applied = apply(origins, whole, [sight.told(*pair) for pair in zip(origins, whole, strict=True)])
     for i, origin, features, part in zip(rows, origins, whole, applied.visual, strict=True):
         if isinstance(part, VisualInput):
             found[i] = Seen(origin, features, part.keep)
