@@ -33,6 +33,8 @@ def cover(matrix: Tensor, k: int) -> Tensor:
 
 def cover_many(matrices: Sequence[Tensor], ks: Sequence[int]) -> list[Tensor]:
     """`cover` for single matrices [R, N]; equal N and k share one call, rows of zeros make up R."""
+    if all(matrix.device.type == "cpu" for matrix in matrices):  # a batch would only be copied
+        return [cover(matrix[None], k)[0] for matrix, k in zip(matrices, ks, strict=True)]
     chosen: list[Tensor] = [torch.empty(0)] * len(matrices)
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, (matrix, k) in enumerate(zip(matrices, ks, strict=True)):

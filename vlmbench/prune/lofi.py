@@ -10,6 +10,7 @@ from torch import Tensor
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import check_finite
+from vlmbench.prune.rows import gram
 from vlmbench.prune.tiles import tile_shares
 
 _SMALL = 256  # up to this side of the Gram matrix all its eigenvectors cost a few milliseconds
@@ -75,34 +76,26 @@ def leverage(tokens: Tensor, rank: int, iterations: int = 0) -> Tensor:
     rank = min(rank, side)
     exact = iterations == 0 or side <= _SMALL or 2 * rank > side
     tokens = tokens.double() if exact else tokens
-    gram = _gram(tokens if n <= width else tokens.T)
-    values, vectors = torch.linalg.eigh(gram) if exact else _dominant(gram, rank + _SPARE, iterations)
+    inner = gram(tokens if n <= width else tokens.T)
+    values, vectors = torch.linalg.eigh(inner) if exact else _dominant(inner, rank + _SPARE, iterations)
     values, vectors = values.flip(0), vectors.flip(1)
-    counts = (values > _ZERO[gram.dtype] * values[0]) & (values >= (1 - _TIE) * values[rank - 1])
+    counts = (values > _ZERO[inner.dtype] * values[0]) & (values >= (1 - _TIE) * values[rank - 1])
     if n > width:
         vectors = tokens @ vectors / values.clamp(min=1e-30).sqrt()
     return (vectors.square() * counts).sum(1).float()
 
 
-def _gram(rows: Tensor) -> Tensor:
-    """rows @ rows^T [m, m]."""
-    if rows.device.type == "cpu":  # NumPy sees that the product is symmetric and computes half of it
-        values = rows.numpy()
-        return torch.from_numpy(values @ values.T)
-    return rows @ rows.T
-
-
-def _dominant(gram: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
-    """The largest `count` eigenvalues, ascending, of gram [m, m] and their vectors [m, count].
+def _dominant(matrix: Tensor, count: int, iterations: int) -> tuple[Tensor, Tensor]:
+    """The largest `count` eigenvalues, ascending, of a Gram matrix [m, m] and their vectors [m, count].
 
     Subspace iteration from a fixed start, so that the same image gives the same tokens. The last `_SPARE`
     directions are rough, the others as good as the singular values decay.
     """
-    start = torch.randn(len(gram), count, generator=torch.Generator().manual_seed(0))
-    basis = start.to(gram)
+    start = torch.randn(len(matrix), count, generator=torch.Generator().manual_seed(0))
+    basis = start.to(matrix)
     for _ in range(iterations):
-        basis = torch.linalg.qr(gram @ basis).Q
-    values, turn = torch.linalg.eigh(basis.T @ (gram @ basis))
+        basis = torch.linalg.qr(matrix @ basis).Q
+    values, turn = torch.linalg.eigh(basis.T @ (matrix @ basis))
     return values, basis @ turn
 
 

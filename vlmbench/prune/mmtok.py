@@ -65,7 +65,8 @@ class MMTok(Pruner):
         words, n = len(text), len(features)
         length = torch.linalg.vector_norm(features.float(), dim=-1).clamp(min=1e-12)
         p = torch.mm(unit_length(text[None])[0] / self.text_temperature, features.float().T)
-        p = (p / length).softmax(-1)
-        unit = unit_length(x.float().mean(1)[None])[0]
-        q = (gram(unit) / self.image_temperature).softmax(-1)
-        return torch.cat([p * (n / max(words, 1)), q * self.alpha])
+        unit = unit_length((x.float().mean(1) if x.shape[1] > 1 else x[:, 0])[None])[0]
+        rows = unit.new_empty(words + n, n)
+        torch.softmax(p / length, -1, out=rows[:words]).mul_(n / max(words, 1))
+        torch.softmax(gram(unit).div_(self.image_temperature), -1, out=rows[words:]).mul_(self.alpha)
+        return rows

@@ -12,6 +12,7 @@ from torch import Tensor
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import TIE, check_finite, greedy_many, unit_length
+from vlmbench.prune.rows import gram
 from vlmbench.prune.tiles import tile_shares
 
 _AT_ONCE = 8
@@ -80,10 +81,10 @@ class VisPruner(Pruner):
 
 def _distinct_on_cpu(unit: Tensor, count: int) -> Tensor:
     """As `_distinct`, tile by tile in NumPy: an operation on few numbers takes a microsecond there and five
-    in torch, and the product of a matrix with itself half the time."""
+    in torch."""
     left = []
-    for vectors in unit.numpy():
-        cosine = vectors @ vectors.T
+    for vectors in unit:
+        cosine = gram(vectors).numpy()
         here = at = np.arange(len(vectors))
         while len(at) > count:
             if 2 * len(at) <= len(cosine):
