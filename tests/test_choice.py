@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from runs import run as perturbed
 from runs import write_rows
 
 from vlmbench.engine.store import read_records
+from vlmbench.errors import ContractError, UsageError
+from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.perturb import PerturbOptions
+from vlmbench.experiments.prune import PruneOptions
+from vlmbench.experiments.prune import run as prune
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.before import kept_input
 from vlmbench.models.loading import load_model
-from vlmbench.prune import get
-from vlmbench.prune.base import Context
+from vlmbench.prune import PRUNERS, get
+from vlmbench.prune.base import Context, Reduced
 from vlmbench.schema import Record, State
 
 Tiny = Callable[[str], Path]
@@ -139,3 +145,53 @@ def test_cdpruner_reads_the_question_with_a_clip_of_its_own(
     pruner = get("cdpruner")(ratio=0.5, clip=str(clip))
     kept = pruner.select(context, pruner.budget(context.n))
     assert record.kept_hash == kept_input(encoded.features[0], kept).kept_hash
+
+
+def test_best_of_n_is_the_best_draw_of_each_item(tiny_model: Tiny, boxed: Path, tmp_path: Path) -> None:
+    """Told from the draws of `random`, never answered itself; in `perturb` it has no meaning."""
+    options = RunOptions(str(tiny_model("llava")), str(boxed), out=tmp_path / "run", batch_size=4)
+    plan = PruneOptions(methods="best-of-n(n=4)", ratios="0.75", timing_repeats=5)
+    table = prune(options, plan).table
+    records = read_records(tmp_path / "run")
+    assert not [condition for _, _, condition in records if condition.startswith("best")]
+    (cell,) = (cell for cell in table.cells if cell.condition.startswith("best"))
+    draws = ["random(ratio=0.75)", *(f"random(draw={i},ratio=0.75)" for i in range(1, 4))]
+    best = [max(records["own", f"i{i}", draw].score or 0.0 for draw in draws) for i in range(3)]
+    assert cell.score.decode() == best
+    assert not cell.speed, "nothing that could be timed"
+    assert {cell.condition for cell in table.cells} >= {"random(ratio=0.75)"}
+    assert not any(cell.condition in draws[1:] for cell in table.cells)
+    with pytest.raises(UsageError, match="use random"):
+        PerturbOptions(prune="best-of-n@0.9")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("zoo(mask=frozen)", "mask is set by `perturb --churn`"),
+        ("cdpruner(clip=/nowhere)", "clip=/nowhere: no such folder"),
+    ],
+)
+def test_what_the_user_got_wrong_is_no_row_of_the_table(
+    spec: str, message: str, tiny_model: Tiny, boxed: Path, tmp_path: Path
+) -> None:
+    options = RunOptions(str(tiny_model("llava")), str(boxed), out=tmp_path / "run", show_progress=False)
+    with pytest.raises(UsageError, match=message):
+        prune(options, PruneOptions(methods=f"random,{spec}", ratios="0.5", timing_repeats=0))
+
+
+@pytest.mark.parametrize("name", ["visionzip", "pool"])
+def test_a_merge_of_too_many_tokens_is_refused(name: str, tiny_model: Tiny) -> None:
+    """Before the language model, where more tokens than declared would only make it slower, silently."""
+    kind: Any = PRUNERS.get(name).load()
+
+    class Wrong(kind):  # type: ignore[misc]
+        def reduce(self, ctx: Context, k: int) -> Reduced:
+            made: Reduced = super().reduce(ctx, k + 1)
+            return made
+
+    adapter = Adapter(load_model(str(tiny_model("llava")), device="cpu"))
+    row = adapter.prepare(adapter.render("what is it ?", 1), [Image.new("RGB", (SIDE, SIDE))], 3)
+    encoded = adapter.encode([row], frozenset({"projector_in", "attention", "keys"}))
+    with pytest.raises(ContractError, match="pruner Wrong broke its contract: reduce must return"):
+        adapter.apply(Wrong(ratio=0.5), [row], encoded.features, [(0,)])

@@ -97,6 +97,8 @@ class Entry:
     """What it may break, for people; the class's `risks` decides per question."""
     version: int = 1
     source: str = ""
+    derived: bool = False
+    """Whether an experiment tells its scores from those of other conditions: it is never run itself."""
 
     def load(self) -> Any:
         """The class behind the name; this is where heavy imports happen."""

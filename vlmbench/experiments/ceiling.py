@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Condition, Part
-from vlmbench.engine.plan import pruner_of
 from vlmbench.prune import PRUNERS
 from vlmbench.schema import Record, State
 
@@ -19,8 +18,7 @@ Records = Mapping[tuple[str, str, str], Record]
 
 def is_ceiling(condition: Condition) -> bool:
     """Whether the condition is never answered itself."""
-    pruner = pruner_of(condition)
-    return pruner is not None and pruner.ceiling
+    return condition.prune is not None and PRUNERS.get(condition.prune.name).derived
 
 
 def answered(variations: Iterable[Variation]) -> list[Condition]:

@@ -131,6 +131,8 @@ def _pruners(text: str | None) -> list[Part | None]:
     found: list[Part | None] = []
     for spec in _names(text, "--prune") or ["none"]:
         part = None if spec == "none" else part_of(spec)
+        if part is not None and PRUNERS.get(part.name).derived:
+            raise UsageError(f"--prune {spec} is told from the answers of other conditions: use random")
         if part is not None and "ratio" in part.parameters and not _has_budget(part):
             raise UsageError(f"--prune {spec} keeps every token: name its budget, {part.name}@0.9")
         found.append(part)

@@ -104,6 +104,8 @@ def part_of(spec: str, budget: dict[str, str] | None = None, positions: str | No
     """
     name, given = parse_spec(spec)
     entry = PRUNERS.get(name)
+    if "mask" in given:
+        raise UsageError(f"{spec}: mask is set by `perturb --churn`: leave it out")
     known = {param.name for param in entry.params}
     if {"ratio", "keep"} <= given.keys():
         raise UsageError(f"{spec}: ratio and keep are the same budget: give one of them")

@@ -227,7 +227,13 @@ class Session:
             "newline": newline,
             "decoding": "greedy",
             "packages": packages,
+            **self._clips(plans),
         }
+
+    def _clips(self, plans: Sequence[TaskPlan]) -> dict[str, Any]:
+        """Revisions of the CLIP checkpoints that methods name. Raises UsageError where one is not found."""
+        names = {str(part.parameters["clip"]) for part in _pruners(plans) if part.parameters.get("clip")}
+        return {"clips": {name: self.adapter.clip(name).revision for name in sorted(names)}} if names else {}
 
     def _short_name(self) -> str:
         model = self.adapter.loaded.id.rstrip("/").rsplit("/", 1)[-1]

@@ -100,9 +100,9 @@ def churn_metrics(outcomes: Outcomes, group: ChurnGroup, overlap: Floats) -> dic
     both = [(j, f) for j, f in zip(group.reselected, group.frozen, strict=True) if f is not None]
     if not metrics and not both:
         return {}
-    if both:
-        anew, kept = [j for j, _ in both], [f for _, f in both]
-        pairs = outcomes.pairs[:, anew] & outcomes.pairs[:, kept]
+    anew, kept = [j for j, _ in both], [f for _, f in both]
+    pairs = outcomes.pairs[:, anew] & outcomes.pairs[:, kept]
+    if pairs.any():
         total = _sum(pairs)
         flips, flips_frozen = (_sum(outcomes.flipped[:, columns] & pairs) for columns in (anew, kept))
         difference = paired_difference(flips, total, flips_frozen, total, outcomes.cluster)

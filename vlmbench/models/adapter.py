@@ -86,13 +86,17 @@ class Adapter(Reader):
         name = getattr(pruner, "clip", "")
         if "clip_relevance" not in pruner.needs or not name or not question:
             return None
-        if name not in self._clips:
-            self._clips[name] = load_clip(name, self.device)
-        clip, found = self._clips[name], []
+        clip, found = self.clip(name), []
         for image in part.images:
             assert image.projector_in is not None
             found.append(clip_relevance(self.model, clip, image.projector_in[:, 0], question))
         return tuple(found)
+
+    def clip(self, name: str) -> ClipText:
+        """The CLIP checkpoint of this name, loaded once. Raises UsageError where it cannot be."""
+        if name not in self._clips:
+            self._clips[name] = load_clip(name, self.device)
+        return self._clips[name]
 
     @cached_property
     def _clips(self) -> dict[str, ClipText]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlmbench.errors import NotApplicableError
 from vlmbench.models.features import ImageFeatures, ImageTokens, VisualInput
 from vlmbench.prune.base import Context
-from vlmbench.prune.contract import check_selection
+from vlmbench.prune.contract import check_reduced, check_selection
 
 if TYPE_CHECKING:
     from vlmbench.prune.base import Pruner
@@ -185,7 +185,10 @@ def _merged(model: Any, pruner: Pruner, image: _Image) -> VisualInput:
     """New tokens in their order, in the places of the tokens that they come from; newlines keep theirs."""
     from vlmbench.models import families
 
-    reduced = pruner.reduce(image.context, image.k)
+    context = image.context
+    reduced = pruner.reduce(context, image.k)
+    extra = len(context.extra) if pruner.stage == "encoder" and context.extra is not None else 0
+    check_reduced(pruner, reduced, image.k, context.n, extra)
     tokens, features = image.tokens, image.features
     own = features.rows[tokens.start : tokens.stop]
     made = families.project(model, reduced.features) if pruner.stage == "encoder" else reduced.features

@@ -8,12 +8,14 @@ method's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.models.loading import folder_revision
 from vlmbench.models.processors import first_line
 
 
@@ -22,6 +24,8 @@ class ClipText:
     """What is needed of a CLIP checkpoint, in float32; the rest of its vision tower is not kept."""
 
     name: str
+    revision: str
+    """The hub's commit; of a folder the sha256 of its files."""
     width: int
     """Of its vision tower."""
     length: int
@@ -58,6 +62,9 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> ClipText:
     """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+    folder = Path(name)
+    if not folder.is_dir() and (folder.is_absolute() or name.startswith(".")):
+        raise UsageError(f"clip={name}: no such folder")
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "clip":
@@ -73,6 +80,7 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> ClipText:
     model = model.eval().requires_grad_(False)
     return ClipText(
         name=name,
+        revision=folder_revision(folder) if folder.is_dir() else str(config._commit_hash),
         width=int(config.vision_config.hidden_size),
         length=int(config.text_config.max_position_embeddings),
         tokenizer=tokenizer,

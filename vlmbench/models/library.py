@@ -14,7 +14,7 @@ from vlmbench.conditions import parse_spec
 from vlmbench.errors import UsageError
 from vlmbench.models.library_generate import Pruned, Pruning
 from vlmbench.prune import KEEP, NEWLINES, PRUNERS, RATIO
-from vlmbench.prune.base import Pruner
+from vlmbench.prune.base import RESELECTED, Pruner
 
 __all__ = ["Pruned", "Pruning", "pruning"]
 
@@ -29,6 +29,10 @@ class _Generate:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         names = list(inspect.signature(self._original).parameters)
         return self._under.generate(self._original, **dict(zip(names, args, strict=False)), **kwargs)
+
+
+_UNTOLD = {"evidence": "divprune", "clip_relevance": "cdpruner-llm"}
+"""What only an experiment knows: the asked box, the bare question; and the method that does without."""
 
 
 @contextmanager
@@ -98,13 +102,18 @@ def _pruner(
         asked = {**given, **budget, **parameters}
         if {"ratio", "keep"} <= asked.keys():
             raise UsageError(f"{method}: ratio and keep are the same budget: give one of them")
+        if entry.derived:
+            raise UsageError(f"{name} is told from the right answers: use random")
         pruner = entry.build(entry.part(**asked))
         if pruner.budgeted and ("keep" in asked or "ratio" not in asked) and not pruner.keep:
             raise UsageError(f"{name}: give a budget, ratio=0.9 or keep=64")
     if pruner.stage == "image":
         raise UsageError(f"{name} makes the image smaller and needs the processor: use pool")
-    if pruner.ceiling:
-        raise UsageError(f"{name} is a ceiling that knows the right answers: use random")
+    if pruner.mask != RESELECTED:
+        raise UsageError(f"{name}: mask compares two images of a run: leave it out, see perturb --churn")
+    for need, instead in _UNTOLD.items():
+        if need in pruner.needs:
+            raise UsageError(f"{name} needs {need}, of which generate is told nothing: use {instead}")
     if pruner.other_image:
         raise UsageError(f"{name} needs another item's image: use blind")
     return pruner

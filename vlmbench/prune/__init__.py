@@ -46,6 +46,9 @@ _PRUMERGE = (
     ),
 )
 
+CEILING = "ceiling"
+"""Source of what knows more than any method may: the right answers, or the asked region."""
+
 PRUNERS = Registry(
     "pruner",
     "vlmbench.pruners",
@@ -218,14 +221,15 @@ PRUNERS = Registry(
             f"{_HERE}.oracle:Oracle",
             "tokens of the asked region (the item's boxes), then the most different ones",
             BUDGET,
-            source="ceiling",
+            source=CEILING,
         ),
         Entry(
             "best-of-n",
             f"{_HERE}.best_of_n:BestOfN",
             "per item the best of n random subsets",
             (*BUDGET, Param("draw", 0, "number of the first draw", low=0), Param("n", 32, "draws", low=2)),
-            source="ceiling",
+            source=CEILING,
+            derived=True,
         ),
         Entry("uniform", f"{_HERE}.uniform:Uniform", "an even grid", BUDGET, source="control"),
         Entry("pool", f"{_HERE}.pool:Pool", "average-pooled feature grid", BUDGET, source="control"),

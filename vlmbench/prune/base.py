@@ -171,8 +171,6 @@ class Pruner:
     """Whether the number of kept tokens follows the image and not the budget alone."""
     other_image: ClassVar[bool] = False
     """Whether the request is shown another item's image: the engine's business, for a control."""
-    ceiling: ClassVar[bool] = False
-    """Whether an experiment tells it from the scores of other conditions: no method to be used."""
     text_dependent: ClassVar[bool] = False
     budgeted: ClassVar[bool] = True
     """False for controls that have no budget: identity, blind runs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from vlmbench.prune.random import Random
 
@@ -20,7 +19,5 @@ class BestOfN(Random):
 
     Parameters: ratio, keep, positions (see Pruner); draw, the first of the draws; n, how many.
     """
-
-    ceiling: ClassVar[bool] = True
 
     n: int = 32

@@ -2,7 +2,7 @@
 
 Every step adds the column j with the largest gain, sum_r max(C_rj - best_r, 0), where best_r is the largest
 entry of row r among the chosen columns. On the CPU only rows that the new column raises are looked at, to
-bring approximate gains up to date; those near the largest are then summed afresh.
+bring approximate gains up to date; where several are near the largest, those are then summed afresh.
 """
 
 from __future__ import annotations
@@ -55,12 +55,14 @@ def _on_cpu(matrix: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     chosen: list[int] = []
     while len(chosen) < k:
         near = np.flatnonzero(about >= about.max() - margin)
-        gain = np.maximum(matrix[:, near] - best[:, None], 0).sum(0)
-        high = gain.max()
-        if high <= TIE:  # nothing is left to cover, now or later
-            chosen += np.flatnonzero(np.isfinite(about))[: k - len(chosen)].tolist()
-            break
-        token = int(near[(gain >= high - TIE * max(1, high)).argmax()])
+        token = int(near[0])
+        if len(near) > 1 or about[token] <= 2 * margin:  # otherwise it has the largest gain, and a real one
+            gain = np.maximum(matrix[:, near] - best[:, None], 0).sum(0)
+            high = gain.max()
+            if high <= TIE:  # nothing is left to cover, now or later
+                chosen += np.flatnonzero(np.isfinite(about))[: k - len(chosen)].tolist()
+                break
+            token = int(near[(gain >= high - TIE * max(1, high)).argmax()])
         chosen.append(token)
         better = np.flatnonzero(matrix[:, token] > best)
         rise = matrix[better, token] - best[better]

@@ -21,6 +21,10 @@ def fairness_sections(table: Table, block: TaskBlock, pruned: Sequence[Cell]) ->
 
 
 def _sweep_section(block: TaskBlock, pruned: Sequence[Cell], methods: Sequence[Summary]) -> Section:
+    def budgets(summary: Summary) -> int:
+        return summary.counts.get("budgets", 0)
+
+    most = max(map(budgets, methods))
     rows = []
     for summary in methods:
         axis, method = summary.group["axis"], summary.group["method"]
@@ -35,13 +39,13 @@ def _sweep_section(block: TaskBlock, pruned: Sequence[Cell], methods: Sequence[S
             (
                 method_name(cells[0]) if cells else method,
                 _tokens_for(summary.metrics.get("keep@95"), min(shares, default=(0.0, 0.0))[0], before),
-                percent(summary.metrics.get("retention_area")),
-                str(summary.counts.get("budgets", 0)),
+                percent(summary.metrics.get("retention_area")) if budgets(summary) == most else "-",
+                str(budgets(summary)),
             )
         )
     lines = (
         "tokens that keep 95 % of the full model's score, read off between the budgets (mean over layers)",
-        "area: mean retention % from the smallest budget to all tokens; compare it over equal budgets only",
+        "area: mean retention % from the smallest budget to all tokens, of methods that reach every budget",
     )
     columns = ("method", "tokens for 95 %", "area under retention %", "budgets")
     return Section(f"{block.task}: over all budgets", lines, columns, tuple(rows))

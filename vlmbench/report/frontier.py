@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vlmbench.prune import CEILING, PRUNERS
 from vlmbench.report.figures import method_name
 from vlmbench.schema import Cell, Estimate, Speed, Table
 
 Measure = Literal["ttft", "total"]
+CEILINGS = frozenset(entry.name for entry in PRUNERS if entry.source == CEILING)
 MEASURES: dict[Measure, str] = {"ttft": "time to first token", "total": "time to the last token"}
 
 
@@ -25,6 +27,8 @@ class Spot:
     time_low: float
     time_high: float
     accuracy: Estimate
+    ceiling: bool = False
+    """Whether it knows more than a method may."""
 
     @property
     def height(self) -> float:
@@ -71,10 +75,11 @@ def spots_of(table: Table, task: str, measure: Measure = "ttft") -> list[Spot]:
 def frontier(spots: Sequence[Spot]) -> list[Spot]:
     """The spots that no other one beats or equals in both time and accuracy, from fast to slow.
 
-    Of spots that are equal in both, the first stays.
+    Of spots that are equal in both, the first stays. Ceilings, which are told what to keep, are left out.
     """
     best: list[Spot] = []
-    for spot in sorted(spots, key=lambda spot: (spot.time, -spot.height)):
+    methods = [spot for spot in spots if not spot.ceiling]
+    for spot in sorted(methods, key=lambda spot: (spot.time, -spot.height)):
         if not best or spot.height > best[-1].height:
             best.append(spot)
     return best
@@ -84,7 +89,9 @@ def _spot(cell: Cell, accuracy: Estimate, speedup: Estimate) -> Spot:
     value = speedup.value or 1.0
     low, high = (value if end is None else end for end in (speedup.low, speedup.high))
     name = method_name(cell)
-    return Spot(name, cell.axis == "control", cell.strength, 1 / value, 1 / high, 1 / low, accuracy)
+    control = cell.axis == "control"
+    ceiling = cell.family.partition("(")[0] in CEILINGS
+    return Spot(name, control, cell.strength, 1 / value, 1 / high, 1 / low, accuracy, ceiling)
 
 
 def _setting(speed: Speed) -> tuple[int, int, str]:

@@ -44,6 +44,10 @@ def _accuracy_section(
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
     rows = [_accuracy_row(cell, clean) for cell in pruned]
     columns = ("method", "ratio", "accuracy %", "kept", "-blind", "loyal", "tokens", "MACs", "KV")
+    most = max((cell.n for cell in pruned), default=0)
+    fewer = {f"{method_name(cell)} {cell.n:,}": None for cell in pruned if 0 < cell.n < most}
+    if fewer:
+        lines.append(f"{most:,} items, but {', '.join(fewer)}: the notes say which were left out")
     below = detectable_lines([cell.metrics for cell in pruned], [s.metrics for s in budgets])
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows), below)
 
