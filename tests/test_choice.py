@@ -187,7 +187,7 @@ def test_a_merge_of_too_many_tokens_is_refused(name: str, tiny_model: Tiny) -> N
 
     class Wrong(kind):  # type: ignore[misc]
         def reduce(self, ctx: Context, k: int) -> Reduced:
-            made: Reduced = super().reduce(ctx, k + 1)
+            made: Reduced = super().reduce(ctx, 2 * k)
             return made
 
     adapter = Adapter(load_model(str(tiny_model("llava")), device="cpu"))
