@@ -399,8 +399,8 @@ def test_fastv_names_the_smallest_share() -> None:
     with pytest.raises(NotApplicableError) as error:
         FastV(ratio=0.9).schedule(1000, 8)
     assert str(error.value) == (
-        "fastv(K=2) cannot keep 10 % of the tokens averaged over 8 layers: layers before the cut alone are"
-        " 25 %; keep more than 25 % (ratio below 0.75) or use a smaller K"
+        "fastv(K=2) cannot keep 10 % of the tokens averaged over 8 layers: layers before the first cut"
+        " alone are 25 %; keep more than 25 % (ratio below 0.75) or use a smaller K"
     )
     with pytest.raises(NotApplicableError, match="more than 2 layers"):
         FastV().schedule(10, 2)

@@ -21,7 +21,7 @@ class Figure(_Strict):
     model: str = Field(description="alias as in `list models`")
     task: str
     method: str = Field(description="name as in `list pruners`; full is the unpruned model")
-    keep: int = Field(description="visual tokens left, averaged over the layers")
+    keep: int = Field(description="visual tokens left, averaged over the layers, as the source names it")
     value: float
     unit: str
     protocol: str = Field(description="figures compare within one protocol only")
