@@ -33,7 +33,7 @@ def bench_field(
     ready = {"full": Ready([row])}
     for entry in PRUNERS:
         pruner = method(entry.name, keep=keep) if RATIO in entry.params else None
-        if pruner is not None and pruner.stage != "image" and not pruner.ceiling:
+        if pruner is not None and pruner.stage != "image" and not entry.derived:
             ready[entry.name] = Ready([row], pruner, [(SEED,)], told=[Told("", (evidence,))])
 
     def measure(name: str) -> tuple[float, float]:

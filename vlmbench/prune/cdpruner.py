@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context, Pruner
-from vlmbench.prune.budget import split_budget
 from vlmbench.prune.centred import SAME, centred
 from vlmbench.prune.dpp import dpp
 from vlmbench.prune.given import given
-from vlmbench.prune.greedy import by_tile, greedy_many, of_tile
+from vlmbench.prune.greedy import greedy_many, of_tile
+from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +47,20 @@ class Conditional(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles = [by_tile(ctx.grid, ctx.features.device) for ctx in contexts]
-        shares: list[int] = []
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
         features: list[Tensor] = []
         scores: list[Tensor | None] = []
-        for ctx, members, k in zip(contexts, tiles, ks, strict=True):
-            shares += split_budget(k, [len(m) for m in members])
+        for ctx, own in zip(contexts, tiles, strict=True):
             quality = _scaled(-self.relevance(ctx).float())
             patches = given(ctx, "projector_in", "cdpruner(cen=true)") if self.cen else None
-            for m in members:
+            for m, _ in own:
                 feature, score = of_tile(ctx.features, m), None if quality is None else quality[m]
                 if patches is not None:
                     feature, score = centred(feature, score, of_tile(patches, m))
                 features.append(feature)
                 scores.append(score)
-        chosen = iter(greedy_many(features, scores, shares, dpp))
-        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+        shares = [share for own in tiles for _, share in own]
+        return of_images(tiles, greedy_many(features, scores, shares, dpp))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from vlmbench.prune.base import Context, Pruner
-from vlmbench.prune.budget import split_budget
 from vlmbench.prune.coverage import cover_many
 from vlmbench.prune.given import given
-from vlmbench.prune.greedy import by_tile, check_finite, of_tile, unit_length
+from vlmbench.prune.greedy import check_finite, of_tile, unit_length
 from vlmbench.prune.rows import gram
+from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +49,13 @@ class MMTok(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles = [by_tile(ctx.grid, ctx.features.device) for ctx in contexts]
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
         rows: list[Tensor] = []
-        shares: list[int] = []
-        for ctx, members, k in zip(contexts, tiles, ks, strict=True):
-            shares += split_budget(k, [len(m) for m in members])
+        for ctx, own in zip(contexts, tiles, strict=True):
             text, x = given(ctx, "text", "mmtok"), given(ctx, "projector_in", "mmtok")
             check_finite(ctx.features, "visual features")
-            rows += [self.rows(text, of_tile(ctx.features, m), of_tile(x, m)) for m in members]
-        chosen = iter(cover_many(rows, shares))
-        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+            rows += [self.rows(text, of_tile(ctx.features, m), of_tile(x, m)) for m, _ in own]
+        return of_images(tiles, cover_many(rows, [share for own in tiles for _, share in own]))
 
     def rows(self, text: Tensor, features: Tensor, x: Tensor) -> Tensor:
         """[m + n, n]: n times [P / m; alpha Q / n] for m words [m, d] and the n tokens of a tile."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vlmbench.prune.base import Context, Pruner
-from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, check_finite, greedy_many, of_tile
+from vlmbench.prune.greedy import check_finite, greedy_many, of_tile
 from vlmbench.prune.sensitivity import is_constant, normalise
+from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +32,14 @@ class Norm(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles = [by_tile(ctx.grid, ctx.features.device) for ctx in contexts]
-        shares = [
-            share
-            for members, k in zip(tiles, ks, strict=True)
-            for share in split_budget(k, [len(m) for m in members])
-        ]
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
         features, scores = [], []
-        for ctx, members in zip(contexts, tiles, strict=True):
+        for ctx, own in zip(contexts, tiles, strict=True):
             size = self.size(ctx)
-            features += [of_tile(ctx.features, m) for m in members]
-            scores += [None if is_constant(size[m]) else normalise(size[m]) for m in members]
-        chosen = iter(greedy_many(features, scores, shares))
-        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+            features += [of_tile(ctx.features, m) for m, _ in own]
+            scores += [None if is_constant(size[m]) else normalise(size[m]) for m, _ in own]
+        shares = [share for own in tiles for _, share in own]
+        return of_images(tiles, greedy_many(features, scores, shares))
 
     def size(self, ctx: Context) -> Tensor:
         """[N], positive: what stands in for the sensitivity. Raises ItemError where it is not finite."""

@@ -13,7 +13,7 @@ from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import TIE, check_finite, greedy_many, unit_length
 from vlmbench.prune.rows import gram
-from vlmbench.prune.tiles import tile_shares
+from vlmbench.prune.tiles import of_images, tile_shares
 
 _AT_ONCE = 8
 """Tokens dropped in a round."""
@@ -50,21 +50,17 @@ class VisPruner(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles: list[list[Tensor]] = []
-        shares: list[int] = []
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
         xs: list[Tensor] = []
         attentions: list[Tensor | None] = []
-        for ctx, k in zip(contexts, ks, strict=True):
+        for ctx, own in zip(contexts, tiles, strict=True):
             attention = given(ctx, "attention", "vispruner")
             x = given(ctx, "projector_in", "vispruner", instead="fastervlm").flatten(1)
             check_finite(ctx.features, "visual features")
-            members = tile_shares(ctx, k)
-            tiles.append([m for m, _ in members])
-            shares += [share for _, share in members]
-            xs += [x[m] for m, _ in members]
-            attentions += [attention[m] for m, _ in members]
-        chosen = iter(greedy_many(xs, attentions, shares, self._choose))
-        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+            xs += [x[m] for m, _ in own]
+            attentions += [attention[m] for m, _ in own]
+        shares = [share for own in tiles for _, share in own]
+        return of_images(tiles, greedy_many(xs, attentions, shares, self._choose))
 
     def _choose(self, x: Tensor, attention: Tensor | None, k: int) -> Tensor:
         """Indices [B, k], in no order, of the tokens kept of B tiles; x [B, n, c], attention [B, n]."""

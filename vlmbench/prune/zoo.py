@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context, Pruner
-from vlmbench.prune.budget import split_budget
 from vlmbench.prune.centred import centred
-from vlmbench.prune.greedy import by_tile, greedy_many, of_tile
+from vlmbench.prune.greedy import greedy_many, of_tile
 from vlmbench.prune.projector import Projector
 from vlmbench.prune.sensitivity import exact, is_constant, jvp, normalise, sampled
+from vlmbench.prune.tiles import Share, of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +52,20 @@ class Zoo(Pruner):
         return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        tiles: list[list[Tensor]] = []
-        shares: list[int] = []
+        tiles: list[list[Share]] = []
         features: list[Tensor] = []
         scores: list[Tensor | None] = []
         for ctx, k, sensitivity in zip(contexts, ks, self._sensitivities(contexts), strict=True):
-            if is_constant(sensitivity):
-                members = [torch.arange(ctx.n, device=ctx.features.device)]
-            else:
-                members = by_tile(ctx.grid, ctx.features.device)
-            tiles.append(members)
-            shares += split_budget(k, [len(m) for m in members])
-            for m in members:
+            whole = [(torch.arange(ctx.n, device=ctx.features.device), k)]
+            tiles.append(whole if is_constant(sensitivity) else tile_shares(ctx, k))
+            for m, _ in tiles[-1]:
                 feature, score = of_tile(ctx.features, m), _score(sensitivity[m])
                 if self.cen:
                     feature, score = centred(feature, score, of_tile(_given(ctx)[1], m))
                 features.append(feature)
                 scores.append(score)
-        chosen = iter(greedy_many(features, scores, shares))
-        return [torch.cat([m[next(chosen)] for m in members]).sort().values for members in tiles]
+        shares = [share for own in tiles for _, share in own]
+        return of_images(tiles, greedy_many(features, scores, shares))
 
     def _sensitivities(self, contexts: Sequence[Context]) -> list[Tensor]:
         """S [N] of each image; closed forms do all images of one projector at once."""
