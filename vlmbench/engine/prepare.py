@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from PIL.Image import Resampling
 
 from vlmbench.conditions import CLEAN, Part
 from vlmbench.engine.plan import Request, pruner_of, shows_another_image
-from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.items import Box, Item
 from vlmbench.models.replay import SeenImages
 from vlmbench.perturb.image import IMAGES
@@ -82,8 +83,25 @@ def rewrite(request: Request, seed: int) -> Item:
     if part is None:
         return request.item
     entry = QUESTIONS.get(part.name)
-    changed: Item = entry.build(part)(request.item, seed_for(seed, request.item.id, *entry.draw_key(part)))
+    perturb, draw = entry.build(part), seed_for(seed, request.item.id, *entry.draw_key(part))
+    with _told_by(perturb):
+        changed: Item = perturb(request.item, draw)
     return changed
+
+
+@contextmanager
+def _told_by(perturb: Any) -> Iterator[None]:
+    """What fails in a third party's perturbation is the item's error, and the run goes on."""
+    try:
+        yield
+    except VlmbenchError:
+        raise
+    except Exception as error:
+        kind = type(perturb)
+        if kind.__module__.startswith("vlmbench."):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ItemError(f"perturbation {kind.__name__} failed: {what}") from error
 
 
 def settle_early(
@@ -111,6 +129,8 @@ def settle_early(
         rewrite(request, seed)
     except NotApplicableError as reason:
         return Settled(State.NOT_APPLICABLE, str(reason))
+    except ItemError as error:
+        return Settled(State.ERROR, str(error))
     return None
 
 
@@ -251,10 +271,11 @@ class Preparer:
             return Pixels(images, before, _pixel_hash(images) if shrinks else before, None, size)
         entry = IMAGES.get(part.name)
         perturb = self._resolved(entry.build(part), sources[0])
-        draws = [
-            perturb(image, seed_for(self.seed, source.key, *entry.draw_key(part)))
-            for image, source in zip(sources, request.sources, strict=True)
-        ]
+        with _told_by(perturb):
+            draws = [
+                perturb(image, seed_for(self.seed, source.key, *entry.draw_key(part)))
+                for image, source in zip(sources, request.sources, strict=True)
+            ]
         images = tuple(image for image, _ in draws)
         images = self.smaller(images, pruner) if shrinks else images
         return Pixels(images, before, _pixel_hash(images), draws[0][1], sources[0].size)
