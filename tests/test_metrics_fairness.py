@@ -20,7 +20,7 @@ from vlmbench.metrics.estimate import wilson
 from vlmbench.metrics.retention import area_under_retention, keep_at, smallest_detectable_difference
 from vlmbench.metrics.tabulate import Tabulated, TaskResult, Variation, tabulate
 from vlmbench.report.churn import churn_sections
-from vlmbench.report.figures import Section
+from vlmbench.report.figures import Section, resolution
 from vlmbench.report.pruning import detectable_lines, pruning_sections
 from vlmbench.report.view import sections
 from vlmbench.schema import Cell, Estimate, Record, State, Summary, Table
@@ -361,6 +361,27 @@ def test_sections_say_what_the_table_holds() -> None:
         ("zoo(ratio=0.9)", family) for family in ("shift", "pad", "all of image")
     ]
     assert churn.columns[-3:] == ("frozen", "due to churn", "full model")
+    assert [line.split(":")[0] for line in needs.below] == ["need", "yes"]
+    assert [line.split(":")[0] for line in (*lost.below, *churn.below)] == [
+        "evidence",
+        "lost",
+        "due to churn",
+    ]
+
+
+def test_what_cannot_be_shown() -> None:
+    """2.8 standard errors of a figure, and for two figures as if they were independent."""
+    figures = [
+        Estimate(value=0.5, se=0.01, n=9),
+        None,
+        Estimate(value=0.5, n=9),
+        Estimate(value=1, se=0.02, n=9),
+    ]
+    (line,) = resolution("shares", figures)
+    assert line.startswith("shares below 2.8 to 5.6 points")
+    (line,) = resolution("differences", figures[:1], sides=2)
+    assert line.startswith("differences below 4.0 points")
+    assert resolution("shares", [None]) == ()
     crossing = titled(found, "stability of each model")
     assert [row[0] for row in crossing.rows] == ["full model", "zoo(ratio=0.9)"]
 

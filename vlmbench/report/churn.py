@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.report.figures import Section, percent, resolution, short_percent
 from vlmbench.schema import Table, TaskBlock
 
 
@@ -37,4 +37,5 @@ def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         )
     columns = ["pruner", "family", "overlap %", "flips %"]
     columns += ["frozen", "due to churn"] * frozen + ["full model"] * full
-    yield Section(f"{block.task}: churn", tuple(lines), tuple(columns), tuple(rows))
+    below = resolution("due to churn: shares", [s.metrics.get("churn_flip_rate") for s in groups])
+    yield Section(f"{block.task}: churn", tuple(lines), tuple(columns), tuple(rows), below)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vlmbench.report.figures import Section, method_name, percent, short_percent
+from vlmbench.report.figures import Section, method_name, percent, resolution, short_percent
 from vlmbench.schema import Cell, Estimate, Summary, Table, TaskBlock
 
 
@@ -96,7 +96,15 @@ def _needs_section(block: TaskBlock, pruned: Sequence[Cell], budgets: Sequence[S
         if any(figure != "-" for figure in figures):
             rows.append((method_name(cell), cell.strength or "-", *figures))
     named = ["items that need their tokens"] * bool(groups) + ["shift towards yes"] * yes
-    return Section(f"{block.task}: {', '.join(named)}", tuple(lines), tuple(columns), tuple(rows))
+    below = (
+        *resolution("need: differences between two methods", _all(pruned, "accuracy_needy"), sides=2),
+        *resolution("yes: shifts", _all(pruned, "yes_shift")),
+    )
+    return Section(f"{block.task}: {', '.join(named)}", tuple(lines), tuple(columns), tuple(rows), below)
+
+
+def _all(cells: Sequence[Cell], name: str) -> list[Estimate | None]:
+    return [cell.metrics.get(name) for cell in cells]
 
 
 def _lost_section(block: TaskBlock, pruned: Sequence[Cell]) -> Section:
@@ -118,4 +126,8 @@ def _lost_section(block: TaskBlock, pruned: Sequence[Cell]) -> Section:
         "lost: full model right, pruned wrong; of these, evidence dropped; the rest was kept and not used",
     )
     columns = ("method", "ratio", "evidence %", "dropped", "lost %", "lost: dropped %")
-    return Section(f"{block.task}: where answers are lost", lines, columns, rows)
+    below = (
+        *resolution("evidence: differences between two methods", _all(told, "evidence_recall"), sides=2),
+        *resolution("lost: differences between two methods", _all(told, "lost"), sides=2),
+    )
+    return Section(f"{block.task}: where answers are lost", lines, columns, rows, below)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vlmbench.schema import Cell, Estimate
@@ -41,6 +42,20 @@ def figure_range(values: Sequence[float]) -> str:
     """`1.2 to 2.6`, or `1.2` where both ends read the same; in percent."""
     low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+DETECTABLE = 2.8
+"""Standard errors of the smallest effect that is found with 80 % power, two-sided at 5 %: 1.96 + 0.84."""
+
+
+def resolution(what: str, figures: Iterable[Estimate | None], sides: float = 1) -> tuple[str, ...]:
+    """At most one line: effects that these figures cannot show. `sides` is 2 for the difference between two
+    of them, of which it is an upper bound: two figures of the same items share their luck."""
+    errors = [figure.se for figure in figures if figure is not None and figure.se]
+    if not errors:
+        return ()
+    sizes = figure_range([DETECTABLE * math.sqrt(sides) * error for error in errors])
+    return (f"{what} below {sizes} points cannot be shown (80 % power, two-sided 5 %)",)
 
 
 def method_name(cell: Cell) -> str:
