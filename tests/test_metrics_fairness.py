@@ -20,7 +20,7 @@ from vlmbench.metrics.estimate import wilson
 from vlmbench.metrics.retention import area_under_retention, keep_at, smallest_detectable_difference
 from vlmbench.metrics.tabulate import Tabulated, TaskResult, Variation, tabulate
 from vlmbench.report.churn import churn_sections
-from vlmbench.report.figures import Section, resolution
+from vlmbench.report.figures import Section, resolution, short_label
 from vlmbench.report.pruning import detectable_lines, pruning_sections
 from vlmbench.report.view import sections
 from vlmbench.schema import Cell, Estimate, Record, State, Summary, Table
@@ -358,15 +358,20 @@ def test_sections_say_what_the_table_holds() -> None:
     assert all(len(row) == len(lost.columns) for row in lost.rows)
     churn = titled(found, "churn")
     assert [row[:2] for row in churn.rows] == [
-        ("zoo(ratio=0.9)", family) for family in ("shift", "pad", "all of image")
+        ("zoo@0.9", family) for family in ("shift", "pad", "all image")
     ]
-    assert churn.columns[-3:] == ("frozen", "due to churn", "full model")
+    assert churn.columns[-3:] == ("frozen", "due to churn", "full")
     assert [line.split(":")[0] for line in needs.below] == ["need", "yes"]
     assert [line.split(":")[0] for line in (*lost.below, *churn.below)] == [
         "evidence",
         "lost",
         "due to churn",
     ]
+
+
+def test_short_labels() -> None:
+    assert short_label("zoo(cen=true,m=8,ratio=0.9)") == "zoo+cen@0.9(m=8)"
+    assert short_label("identity") == "identity"
 
 
 def test_what_cannot_be_shown() -> None:
@@ -391,7 +396,7 @@ def test_churn_without_a_frozen_mask_is_overlap_and_flips() -> None:
     summary = Summary(task="t", group=group, metrics={"kept_overlap": figure, "flip_rate": figure})
     (section,) = churn_sections(table.model_copy(update={"summaries": [summary]}), table.tasks[0])
     assert section.columns == ("pruner", "family", "overlap %", "flips %")
-    assert section.rows == (("zoo(ratio=0.9)", "shift", "50.0 [40.0, 60.0]", "50.0 [40.0, 60.0]"),)
+    assert section.rows == (("zoo@0.9", "shift", "50.0 [40.0, 60.0]", "50.0 [40.0, 60.0]"),)
 
 
 def test_the_smallest_difference_is_one_line() -> None:

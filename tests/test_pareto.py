@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from test_table import small_table
 
 from vlmbench.errors import UsageError
-from vlmbench.report.frontier import Spot, frontier, setting_of, spots_of
+from vlmbench.prune import CEILING, PRUNERS
+from vlmbench.report.frontier import CEILINGS, Spot, frontier, setting_of, spots_of
 from vlmbench.report.pareto import draw_pareto, pareto
 from vlmbench.report.pictures import write_pictures
 from vlmbench.report.placing import overlap, place_labels
@@ -189,3 +190,11 @@ def test_the_pictures_of_a_run_hold_it_where_there_are_times(tmp_path: Path) -> 
     assert [path.name for path in write_pictures(tmp_path / "a", timed(), [])] == names
     cells = [cell.model_copy(update={"speed": []}) for cell in timed().cells]
     assert [path.name for path in write_pictures(tmp_path / "b", timed(cells=cells), [])] == names[:1]
+
+
+def test_ceilings_are_on_no_frontier() -> None:
+    accuracy = Estimate(value=0.9, low=0.8, high=1.0, n=9)
+    method = Spot("zoo", False, "0.9", 0.5, 0.4, 0.6, accuracy)
+    told = Spot("oracle", False, "0.9", 0.4, 0.3, 0.5, accuracy, ceiling=True)
+    assert frontier([told, method]) == [method]
+    assert {entry.name for entry in PRUNERS if entry.source == CEILING} == CEILINGS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlmbench.report.figures import Section, percent, resolution, short_percent
+from vlmbench.report.figures import Section, percent, resolution, short_label, short_percent
 from vlmbench.schema import Table, TaskBlock
 
 
@@ -19,10 +19,9 @@ def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     for summary in groups:
         metrics = summary.metrics
         row = [
-            summary.group["churn"],
-            summary.group.get("family", f"all of {summary.group['axis']}"),
-            percent(metrics.get("kept_overlap")),
-            percent(metrics.get("flip_rate")) if not frozen else short_percent(metrics.get("flip_rate")),
+            short_label(summary.group["churn"]),
+            summary.group.get("family", f"all {summary.group['axis']}"),
+            *((short_percent if frozen else percent)(metrics.get(n)) for n in ("kept_overlap", "flip_rate")),
         ]
         if frozen:
             row.append(short_percent(metrics.get("flip_rate_frozen")))
@@ -36,6 +35,6 @@ def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
             "frozen: flips with the tokens of the unperturbed image; their difference is due to churn"
         )
     columns = ["pruner", "family", "overlap %", "flips %"]
-    columns += ["frozen", "due to churn"] * frozen + ["full model"] * full
+    columns += ["frozen", "due to churn"] * frozen + ["full"] * full
     below = resolution("due to churn: shares", [s.metrics.get("churn_flip_rate") for s in groups])
     yield Section(f"{block.task}: churn", tuple(lines), tuple(columns), tuple(rows), below)

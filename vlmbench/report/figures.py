@@ -58,6 +58,16 @@ def resolution(what: str, figures: Iterable[Estimate | None], sides: float = 1) 
     return (f"{what} below {sizes} points cannot be shown (80 % power, two-sided 5 %)",)
 
 
+def short_label(label: str) -> str:
+    """`zoo+cen@0.9` of `zoo(cen=true,ratio=0.9)`."""
+    name, _, inside = label.removesuffix(")").partition("(")
+    parts = inside.split(",") if inside else []
+    plug_in = "+cen" * ("cen=true" in parts)
+    budget = "".join(f"@{part.removeprefix('ratio=')}" for part in parts if part.startswith("ratio="))
+    rest = ",".join(part for part in parts if part != "cen=true" and not part.startswith("ratio="))
+    return name + plug_in + budget + (f"({rest})" if rest else "")
+
+
 def method_name(cell: Cell) -> str:
     """`zoo(sampled)`, `zoo+cen`: what has a value of its own goes without its parameter's name, and a plug-in
     by its sign."""
