@@ -14,7 +14,8 @@ from test_table import small_table
 from vlmbench.table_io import dump_table
 
 PACKAGE = Path(__file__).parents[1] / "vlmbench"
-HEAVY = ("torch", "transformers", "datasets")
+HEAVY = ("torch", "transformers", "datasets", "scipy")
+RESULT = PACKAGE.parent / "results" / "demo-perturb.json"
 
 # from the bottom; rooms that share a line may not import each other
 FLOORS = (
@@ -128,10 +129,11 @@ COMMANDS = (
     ("show", "RUN", "--format", "md"),
     ("show", "RUN", "--format", "json"),
     ("compare", "--help"),
+    ("compare", str(RESULT), str(RESULT)),
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(Path(w).name for w in command))
 def test_cheap_commands_import_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
     table = tmp_path / "table.json"
     table.write_text(dump_table(small_table()), encoding="utf-8")

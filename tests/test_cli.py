@@ -16,6 +16,7 @@ from vlmbench.cli import app as command_line
 from vlmbench.cli.app import run
 from vlmbench.cli.configured import merged
 from vlmbench.engine import manifest as manifests
+from vlmbench.engine.ranks import Ranks
 from vlmbench.errors import UsageError
 from vlmbench.experiments import perturb
 from vlmbench.schema import Manifest
@@ -28,6 +29,15 @@ FILES = {
     "column.yaml": TASK + "columns: {question: quesion}\n",
     "scorer.yaml": TASK + "scorer: vqua\n",
     "broken.yaml": "source: [\n",
+    "data/key.yaml": TASK + "scorrer: vqa\n",
+    "data/column.yaml": TASK + "columns: {question: quesion}\n",
+    "data/scorer.yaml": TASK + "scorer: vqua\n",
+    "data/strata.yaml": TASK + "balance_strata: true\n",
+    "data/cell.yaml": TASK,
+    "data/gone.yaml": "source: {jsonl: gone.jsonl}\n",
+    "data/cut.yaml": "source: {jsonl: cut.jsonl}\n",
+    "data/cut.jsonl": "{\n",
+    "data/rows.jsonl": '{"image": 3, "question": "Why?", "answer": "so"}\n',
     "list.yaml": "- 1\n",
     "rows.jsonl": '{"image": "a.png", "question": "Why?", "answer": "so"}\n',
     "nomodel/readme.txt": "x",
@@ -63,10 +73,14 @@ def words(text: str) -> list[str]:
         ("--verzion", "no such option --verzion: did you mean --version?"),
         ("perturb extra", "unexpected extra argument"),
         ("perturb --seed", "option '--seed' requires an argument"),
-        ("perturb --seed x", "invalid value for '--seed'"),
-        ("perturb --repeats 4", "invalid value for '--repeats'"),
-        ("list model", "invalid value for 'kind': 'model' is not one of 'models', 'tasks'"),
-        ("list", "missing argument 'kind'"),
+        ("perturb --seed x", "invalid value for '--seed': Input should be a valid integer"),
+        ("perturb --seed x", ": got 'x'\n"),
+        ("perturb --repeats 4", "'--repeats': Input should be less than or equal to 3: got '4'\n"),
+        ("prune --timing-repeats -3", "Input should be greater than or equal to 0: got '-3'\n"),
+        ("list modles", "vlmbench: unknown list 'modles': did you mean 'models'?\n"),
+        ("list qqq", "unknown list 'qqq'; known: models, perturbations, pruners, scorers, tasks\n"),
+        ("list scorers --model demo", "--model goes with `list pruners` only: got `list scorers`"),
+        ("list", "missing argument 'models|tasks|perturbations|pruners|scorers'"),
         ("perturb --perturb shfit", "unknown perturbation 'shfit': did you mean 'shift'?"),
         ("perturb --perturb shift(dz=2)", "shift has no parameter 'dz': did you mean 'd"),
         ("perturb --perturb shift(dx=2", "unbalanced parenthesis in 'shift(dx=2'"),
@@ -87,10 +101,18 @@ def words(text: str) -> list[str]:
         ("perturb --task scorer.yaml", "scorer.yaml: unknown scorer 'vqua': did you mean 'vqa'?"),
         ("perturb --task broken.yaml", "broken.yaml, line 2: not YAML"),
         ("perturb --task list.yaml", "list.yaml: a task is a mapping"),
+        ("perturb --task data/key.yaml", "vlmbench: data/key.yaml: unknown key"),
+        ("perturb --task data/column.yaml", "vlmbench: data/column.yaml: columns.question: data/rows.jsonl "),
+        ("perturb --task data/scorer.yaml", "vlmbench: data/scorer.yaml: unknown scorer"),
+        ("perturb --task data/strata.yaml", "vlmbench: data/strata.yaml: 'balance_strata' needs"),
+        ("perturb --task data/cell.yaml", "vlmbench: data/rows.jsonl, line 1: 'image' must be a path"),
+        ("perturb --task data/gone.yaml", "vlmbench: cannot read data/gone.jsonl: No such file"),
+        ("perturb --task data/cut.yaml", "vlmbench: data/cut.jsonl, line 1: not JSON"),
         ("perturb --task rows.jsonl", "'rows.jsonl' is not a task"),
         ("perturb --task demo,demo", "two tasks are named 'demo'"),
         ("perturb --task good.yaml --model llva", "unknown model 'llva': did you mean 'llava'?"),
         ("perturb --task good.yaml --model nomodel", "nomodel is no model folder: config.json is missing"),
+        ("perturb|--model|", "vlmbench: --model is empty: give an alias (see `vlmbench list models`), a hub"),
         ("perturb --task good.yaml --model ./nowhere", "./nowhere: there is no such folder"),
         ("perturb --task good.yaml --model good.yaml", "good.yaml is a file; give the model's folder"),
         ("perturb --task good.yaml --dtype float23", "unknown dtype 'float23': did you mean 'float32'?"),
@@ -98,7 +120,8 @@ def words(text: str) -> list[str]:
         ("perturb --task good.yaml --attn sdpaa", "did you mean 'sdpa'?"),
         ("perturb --config nothing.yaml", "--config nothing.yaml: no such file"),
         ("perturb --config config-key.yaml", "config-key.yaml: unknown option 'sede': did you mean 'seed'?"),
-        ("perturb --config config-type.yaml", "config-type.yaml: seed: "),
+        ("perturb --config config-type.yaml", "config-type.yaml: seed: Invalid value"),
+        ("perturb --config config-type.yaml", ": got 'x'\n"),
         ("perturb --config config-list.yaml", "config-list.yaml: expected a mapping"),
         ("perturb --config config-broken.yaml", "config-broken.yaml: cannot be read"),
         ("perturb --config config-limit.yaml", "--limit (a number or `all`) must be a whole number above 0"),
@@ -136,15 +159,33 @@ def test_a_folder_that_holds_another_run_is_left_as_it_is(tmp_path: Path) -> Non
     manifests.open_run(out, manifest())  # the same run goes on
     before = (out / "manifest.json").read_bytes()
     for other, differs in (
-        (manifest(seed=1, model="x"), "model, seed"),
-        (manifest(extra=1), "extra"),
-        (manifest().model_copy(update={"experiment": "prune"}), "experiment"),
+        (manifest(seed=1, model="x"), "model: demo there, x here; seed: 0 there, 1 here"),
+        (manifest(extra=1), "extra: none there, 1 here"),
+        (manifest().model_copy(update={"experiment": "prune"}), "experiment: perturb there, prune here"),
     ):
         with pytest.raises(UsageError) as caught:
             manifests.open_run(out, other)
         assert f"{out} holds a different run (differs in: {differs})" in str(caught.value)
     assert (out / "manifest.json").read_bytes() == before
     assert read_manifest(out).identity == manifest().identity
+
+
+def test_another_run_is_told_by_task_and_field_with_both_values(tmp_path: Path) -> None:
+    def told(*here: dict[str, Any]) -> str:
+        with pytest.raises(UsageError) as caught:
+            manifests.open_run(tmp_path / "out", manifest(tasks=list(here)))
+        return str(caught.value).partition("(differs in: ")[2].partition("); choose")[0]
+
+    a, b = {"name": "a", "limit": 7, "data": "x"}, {"name": "b", "limit": None}
+    manifests.open_run(tmp_path / "out", manifest(tasks=[a, b]))
+    assert told({**a, "limit": 14}, b) == "tasks.a.limit: 7 there, 14 here"
+    assert (
+        told(a, {**b, "limit": 3, "new": 1})
+        == "tasks.b.limit: none there, 3 here; tasks.b.new: none there, 1 here"
+    )
+    assert told(b, a) == "tasks: a, b there, b, a here"
+    assert told(a) == "tasks: a, b there, a here"
+    assert told({**a, "data": "y" * 200}, b) == f"tasks.a.data: x there, {'y' * 57}... here"
 
 
 def test_a_foreign_folder_or_file_is_no_place_for_a_run(tmp_path: Path) -> None:
@@ -287,7 +328,7 @@ def test_a_partial_run_is_3(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: str, code: int
 ) -> None:
     table = small_table(status=status)
-    monkeypatch.setattr(perturb, "run", lambda *_: SimpleNamespace(table=table, folder=folder, main=True))
+    monkeypatch.setattr(perturb, "run", lambda *_: SimpleNamespace(table=table, folder=folder, ranks=Ranks()))
     assert run(["perturb", "--json"]) == code
     assert capsys.readouterr().out == dump_table(table)
 

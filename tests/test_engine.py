@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from vlmbench.engine.store import RecordStore, read_records
 from vlmbench.errors import UsageError
 from vlmbench.models.adapter import Adapter
 from vlmbench.schema import Record, State, Table
+from vlmbench.table_io import read_manifest
 
 FAMILIES = "shift(dx=2),pad(n=4),noise(sigma=3),shift(dx=0),polite(k=0),template(k=1)"
 Tiny = Callable[[str], Path]
@@ -88,12 +90,50 @@ def test_resumed_equals_uninterrupted(
     assert result.table.without_times() == Table.read(whole).without_times()
 
 
-def test_finished_run_computes_nothing(
-    tiny_model: Tiny, task: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_finished_run_computes_nothing_and_says_so(
+    batch_size: int, tiny_model: Tiny, task: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Adapter, "answer", lambda *a, **k: pytest.fail("computed again"))
-    again = run(tiny_model("llava"), task, whole, FAMILIES)
-    assert again.table.without_times() == Table.read(whole).without_times()
+    before, table = (whole / "manifest.json").read_bytes(), Table.read(whole)
+    again = run(tiny_model("llava"), task, whole, FAMILIES, batch_size, arguments=("another",))
+    assert again.table.without_times() == table.without_times()
+    assert again.table.plan == table.plan == {"batch_size": 4, "processes": 1}
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+def test_plans_of_all_sessions_that_computed_are_kept(tiny_model: Tiny, tmp_path: Path) -> None:
+    def go(batch_size: int | None, *arguments: str, retry: bool = True) -> Table:
+        if retry:  # what failed is computed again
+            path = tmp_path / "run" / "records" / "rank-0.jsonl"
+            lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lines[:-1]))
+        return run(model, spec, tmp_path / "run", "shift(dx=2)", batch_size, arguments=arguments).table
+
+    model, spec = tiny_model("llava"), write_task(tmp_path / "task", images=2, per_image=1)
+    first = go(4, "a", retry=False)
+    created = read_manifest(tmp_path / "run").created
+    assert go(4, "a").plan == first.plan  # the same again is no news
+    path = tmp_path / "run" / "manifest.json"
+    written = json.loads(path.read_text())
+    assert written.pop("sessions") == []
+    path.write_text(json.dumps(written))  # a folder from before there were sessions
+    later = go(3, "b")
+    assert later.plan == {**first.plan, "later": [{"batch_size": 3, "processes": 1}]}
+    assert go(5, "c", retry=False).plan == later.plan
+    assert go(None, "b").plan == later.plan  # auto goes on with the latest
+    manifest = read_manifest(tmp_path / "run")
+    assert (manifest.plan["batch_size"], manifest.arguments, manifest.created) == (4, ["a"], created)
+    assert [(s.plan["batch_size"], s.arguments) for s in manifest.sessions] == [(3, ["b"])]
+    assert all(s.created and s.environment for s in manifest.sessions)
+
+
+def test_a_run_that_ended_before_its_first_answer_is_planned_anew(tiny_model: Tiny, tmp_path: Path) -> None:
+    spec = write_task(tmp_path / "task", images=1, per_image=1)
+    first = run(tiny_model("llava"), spec, tmp_path / "run", "shift(dx=2)", 4)
+    (first.folder / "records" / "rank-0.jsonl").unlink()
+    assert run(tiny_model("llava"), spec, first.folder, "shift(dx=2)", 2).table.plan["batch_size"] == 2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
@@ -187,7 +227,9 @@ def test_bad_items_become_errors_and_are_mended_on_resume(tiny_model: Tiny, tmp_
 
 def test_another_run_in_the_folder_is_refused(tiny_model: Tiny, task: Path, whole: Path) -> None:
     before = (whole / "manifest.json").read_bytes()
-    with pytest.raises(UsageError, match=r"holds a different run \(differs in: tasks\)"):
+    with pytest.raises(
+        UsageError, match=r"holds a different run \(differs in: tasks\.own\.conditions: 8 there, 3 here; "
+    ):
         run(tiny_model("llava"), task, whole, "shift(dx=3)")
     with pytest.raises(UsageError, match="seed"):
         run(tiny_model("llava"), task, whole, FAMILIES, seed=1)
@@ -224,6 +266,14 @@ def command(model: Path, task: Path, out: Path) -> list[str]:
     return ["vlmbench", "perturb", *options, "--repeats", "1", "--batch-size", "4", "--device", "cpu"]
 
 
+def launch_two(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """The command in two processes; the launcher's own code is 1 whatever theirs are, which it prints."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    return subprocess.run(
+        [sys.executable, *torchrun, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
 def test_kill_9_and_two_processes(tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path) -> None:
     """The real thing: SIGKILL in the middle, then two processes under torchrun go on in the same folder."""
     out = tmp_path / "run"
@@ -233,17 +283,72 @@ def test_kill_9_and_two_processes(tiny_model: Tiny, task: Path, whole: Path, tmp
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, *command(tiny_model("llava"), task, out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = launch_two(command(tiny_model("llava"), task, out), tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (out / "records" / "rank-1.jsonl").stat().st_size > 0
-    assert json.loads((out / "manifest.json").read_text())["plan"]["processes"] == 2
+    manifest = read_manifest(out)
+    assert 2 in {session.plan["processes"] for session in (manifest, *manifest.sessions)}
     assert_same_but_ties(whole, out)
+
+
+def test_wrong_usage_of_two_processes_is_one_line_and_no_crash(
+    tiny_model: Tiny, task: Path, whole: Path, tmp_path: Path
+) -> None:
+    before = (whole / "manifest.json").read_bytes()
+    done = launch_two([*command(tiny_model("llava"), task, whole), "--seed", "1"], tmp_path)
+    assert re.findall(r"^vlmbench: .*", done.stderr, re.M) == [
+        f"vlmbench: {whole} holds a different run (differs in: seed: 0 there, 1 here); choose another --out"
+    ]
+    assert re.findall(r"exitcode +: (-?\d+)", done.stderr) == ["2"], done.stderr
+    assert "closing signal" not in done.stderr
+    assert not list(tmp_path.iterdir())  # no traceback beside the user
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+def test_a_partial_run_of_two_processes_ends_with_the_first(tiny_model: Tiny, tmp_path: Path) -> None:
+    write_task(tmp_path, images=2, per_image=1)
+    rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    blank = {"id": "blank", "image": "0.png", "question": "", "answer": "yes"}
+    done = launch_two(
+        command(tiny_model("llava"), write_rows(tmp_path, [*rows, blank]), tmp_path / "run"), tmp_path
+    )
+    assert re.findall(r"exitcode +: (-?\d+) .*", done.stderr) == ["3"], done.stderr
+    assert "closing signal" not in done.stderr  # nobody was killed on the way out
+    assert re.findall(r"^vlmbench: .*", done.stderr, re.M) == []
+    assert "failed: empty question (items blank)" in " ".join(done.stdout.split())
+    assert Table.read(tmp_path / "run").status == "partial"
+
+
+def test_a_process_that_is_lost_is_no_internal_error(tmp_path: Path) -> None:
+    """The last of three ends without a word: the first says so, once, and no one leaves a traceback."""
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", str(script)]
+    done = subprocess.run(
+        [sys.executable, *torchrun], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert sorted(done.stdout.split()) == ["130", "130"]
+    assert [line.partition(";")[0] for line in done.stderr.splitlines() if "vlmbench" in line] == [
+        "vlmbench: another process of this run ended early"
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["lost.py"]
+
+
+LOST = """
+import os
+from vlmbench.cli import app
+from vlmbench.engine.ranks import find_ranks
+
+@app.app.command()
+def wait():
+    ranks = find_ranks("cpu")
+    ranks.wait()
+    if ranks.rank == 2:
+        os._exit(0)
+    ranks.wait()
+
+print(app.run(["wait"]))
+"""
 
 
 def test_pictures_overwritten_between_sessions_are_computed_again(

@@ -159,7 +159,10 @@ def test_device_map_passes_through(tiny_model: Folder) -> None:
 
     folder = tiny_model("llava")
     assert load_model(str(folder), device_map="auto").model.dtype
-    assert "auto" in refused(folder, device_map="nonsense")
+    told = refused(folder, device_map="nonsense")
+    assert told == (
+        "unknown device map 'nonsense'; known: auto, balanced, balanced_low_0, cpu, cuda, mps, sequential"
+    )
 
 
 def test_text_only_model(tmp_path: Path) -> None:
@@ -185,6 +188,24 @@ def test_weights_missing_pickled_or_broken(copy: Path) -> None:
     assert "only safetensors are loaded" in message
     weights.write_bytes(content[: len(content) // 2])
     assert "the weights cannot be loaded" in refused(copy)
+
+
+def test_a_tokenizer_that_is_missing_or_broken(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    assert refused(copy) == "copied: the tokenizer is missing: the folder holds no tokenizer.json"
+    (copy / "vocab.txt").touch()  # no family reads this one: the library says so, with all that it tried
+    assert not refused(copy).endswith(":")
+
+
+def test_what_an_error_announces_is_said() -> None:
+    from vlmbench.models.processors import first_line
+
+    assert (
+        first_line(OSError("None of: \n(1) a file, \n\n(2) a class.\n"))
+        == "None of: (1) a file, (2) a class."
+    )
+    assert first_line(OSError("\nBroken\nStack")) == "Broken"
+    assert first_line(OSError()) == "OSError"
 
 
 def test_a_weight_that_no_file_holds_is_never_random(copy: Path) -> None:

@@ -367,6 +367,8 @@ def test_sections_say_what_the_table_holds() -> None:
         "lost",
         "due to churn",
     ]
+    crossing = titled(found, "stability of each model")
+    assert [row[0] for row in crossing.rows] == ["full model", "zoo@0.9"]
 
 
 def test_short_labels() -> None:

@@ -20,6 +20,7 @@ from vlmbench.metrics.bootstrap import (
     multinomial_weights,
     paired_bootstrap,
 )
+from vlmbench.metrics.distributions import fair_coins, t_quantile
 from vlmbench.metrics.estimate import Ratio, paired_difference, ratio_estimate, wilson
 
 seeds = st.integers(0, 2**32 - 1)
@@ -237,6 +238,25 @@ def test_ignoring_the_clusters_would_cover_too_little():
         found = ratio_estimate(num, den, np.arange(len(num)))
         hits += found.low <= 0.4 <= found.high
     assert hits / 400 < 0.9
+
+
+@given(st.integers(1, 400) | st.sampled_from([1000, 4999, 100_000]), st.floats(0.001, 0.999))
+def test_quantiles_of_t_are_scipys(df, share):
+    expected = scipy.stats.t.ppf(share, df)
+    assert t_quantile(share, df) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert t_quantile(share, df) == -t_quantile(1 - share, df) or share > 0.5
+
+
+def test_quantiles_of_t_outside_their_range_are_refused():
+    for share, df in ((0, 3), (1, 3), (0.5, 0), (float("nan"), 3)):
+        with pytest.raises(ValueError, match="share must be in"):
+            t_quantile(share, df)
+
+
+@given(st.integers(0, 1200) | st.just(20_001))
+def test_the_law_of_fair_coins_is_scipys_binomial(n):
+    law, expected = fair_coins(n), scipy.stats.binom.pmf(np.arange(n + 1), n, 0.5)
+    np.testing.assert_allclose(law, expected, rtol=1e-10, atol=1e-290)
 
 
 def test_importing_the_metrics_imports_neither_torch_nor_scipy():

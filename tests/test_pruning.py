@@ -262,7 +262,7 @@ def test_configurations_survive_a_round_trip(name: str) -> None:
     numbers = {"ratio": 0.9, "m": 16, "h": 0.005, "rank": 3, "K": 3}
     changed = {p.name: numbers[p.name] for p in entry.params if p.name in numbers}
     for p in entry.params:
-        if p.choices:
+        if p.choices and p.name != "mask":  # which only `perturb --churn` sets
             changed[p.name] = next(choice for choice in p.choices if choice != p.default)
     for given in ({}, changed):
         part = entry.part(**given)

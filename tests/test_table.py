@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from vlmbench import packing
 from vlmbench.conditions import CLEAN, Condition, Part
 from vlmbench.errors import UsageError
+from vlmbench.experiments.tables import TaskPlan, _failures
 from vlmbench.items import Item
 from vlmbench.metrics.stability import METRICS
 from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
+from vlmbench.report.view import sections
 from vlmbench.schema import SCHEMA_VERSION, Cell, Column, Estimate, Record, State, Summary, Table, TaskBlock
 from vlmbench.table_io import dump_table, read_table, write_text_atomically
 
@@ -126,6 +129,25 @@ def small_table(n: int = 4, **changes: Any) -> Table:
         "created": "now",
     }
     return Table(**{**content, **changes})
+
+
+def test_transitions_and_flips_at_k_are_printed_with_their_intervals() -> None:
+    def figure(value: float) -> Estimate:
+        return Estimate(value=value, se=0.01, low=value - 0.01, high=value + 0.02, n=4)
+
+    moves = {"correct_to_wrong": 0.1, "wrong_to_correct": 0.2, "wrong_to_wrong": 0.3}
+    flips = {"any_flip@2": 0.4, "any_flip@10": 0.5}
+    metrics = {name: figure(value) for name, value in (moves | flips).items()}
+    with_them = Summary(task="t", group={"axis": "image"}, metrics=metrics)
+    without = Summary(task="t", group={"axis": "all"}, metrics={"flip_rate": figure(0.1)})
+    found = {s.title: s for s in sections(small_table(summaries=[without, with_them]))}["t: transitions"]
+    assert found.columns == ("axis", "right→wrong %", "wrong→right %", "wrong→wrong %")
+    assert found.rows == (("image", "10.0 [9.0, 12.0]", "20.0 [19.0, 22.0]", "30.0 [29.0, 32.0]"),)
+    assert found.lines == (
+        "% with any flip among k variants, image: 2: 40.0 [39.0, 42.0] · 10: 50.0 [49.0, 52.0]",
+    )
+    plain = [section.title for section in sections(small_table(summaries=[without]))]
+    assert "t: transitions" not in plain
 
 
 def test_a_table_comes_back_from_its_file_and_its_folder(tmp_path: Path) -> None:
@@ -304,6 +326,16 @@ def test_a_failure_while_writing_leaves_the_old_file(
 
 
 # records -> cells
+
+
+@pytest.mark.parametrize(
+    ("n", "says"), [(1, "t: 1 request failed: never"), (2, "t: 2 requests failed: never")]
+)
+def test_failures_are_counted_in_words(n: int, says: str) -> None:
+    items = [Item(f"i{i}", "q?", (), ("a",), cluster="c") for i in range(n)]
+    named = SimpleNamespace(name="t")
+    (line,) = _failures(TaskPlan(named, items, None, [Variation(CLEAN)]), {})  # type: ignore[arg-type]
+    assert line.startswith(says)
 
 
 def random_result(seed: int) -> TaskResult:

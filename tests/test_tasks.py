@@ -302,6 +302,21 @@ def test_non_utf8(tmp_path: Path) -> None:
     assert "mine.yaml: not UTF-8" in refusal(path)
 
 
+def test_a_path_is_told_as_given_and_no_item_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data", [*ROWS, {"question": "Who?", "answer": "me"}])
+    monkeypatch.chdir(tmp_path)
+    near, far = items_of(Path("data/mine.yaml")), items_of(tmp_path / "data" / "mine.yaml")
+    assert near == far
+    assert near[3].cluster == "missing: questions.jsonl, line 4"
+    assert near[0].images[0].load().size == (6, 4)
+    write(tmp_path / "data", [ROWS[0] | {"question": 5}])
+    for path in (Path("data/mine.yaml"), tmp_path / "data" / "mine.yaml"):
+        assert refusal(path).startswith(f"{path.with_name('questions.jsonl')}, line 1: 'question' must be")
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown task 'dmo': did you mean 'demo'\?"):
         load_tasks(["dmo"])

@@ -72,7 +72,6 @@ def __getattr__(name: str) -> Any:
         from vlmbench.models.library import pruning
 
         return pruning
-    if name in {"perturb", "tasks"}:
-        importlib.import_module("vlmbench.tasks.scorers")
+    if name in {"perturb", "prune", "tasks"}:
         return importlib.import_module(f"vlmbench.{name}")
     raise AttributeError(f"module 'vlmbench' has no attribute {name!r}")

@@ -43,6 +43,16 @@ class ItemError(VlmbenchError):
     exit_code = ExitCode.PARTIAL
 
 
+class LostProcessError(VlmbenchError):
+    """Another process of the run has ended early; empty where that one has said why."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str = "", exit_code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ContractError(VlmbenchError):
     """A method, perhaps a third party's, returned what its contract rules out."""
 

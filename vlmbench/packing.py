@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 
 DIGITS = string.digits + string.ascii_lowercase + string.ascii_uppercase
 _VALUE = {char: i for i, char in enumerate(DIGITS)}
@@ -59,6 +60,7 @@ def unpack_margins(text: str) -> list[float | None]:
     return [_level(_VALUE[text[i]] * _BASE + _VALUE[text[i + 1]]) for i in range(0, len(text), 2)]
 
 
+@lru_cache(maxsize=_BASE * _BASE)
 def _level(level: int) -> float | None:
     if level == 0:
         return None

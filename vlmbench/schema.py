@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -256,18 +257,34 @@ class Summary(Schema):
     counts: dict[str, int] = {}
 
 
-class Manifest(Schema):
-    """What was asked and on what it ran. `identity` decides whether a folder holds this run."""
+class SessionStart(Schema):
+    """How a session of a run began."""
 
-    schema_version: int = SCHEMA_VERSION
-    experiment: str
-    identity: dict[str, Any]
     plan: dict[str, Any] = Field(
         {}, description="batch size, processes: may change between sessions of one run"
     )
     environment: dict[str, Any] = Field({}, description="hardware and package versions")
     arguments: list[str] = []
     created: str = ""
+
+
+class Manifest(SessionStart):
+    """What was asked and on what it ran. `identity` decides whether a folder holds this run.
+
+    The first session's plan, environment, arguments and time are the run's own.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    experiment: str
+    identity: dict[str, Any]
+    sessions: list[SessionStart] = Field(
+        [], description="later sessions that computed under another plan, environment or command"
+    )
+
+
+def _report(module: str) -> Any:
+    """The reports stand on this file; a table that shows itself is the one way up, taken when called."""
+    return importlib.import_module(f"vlmbench.report.{module}")
 
 
 class Table(Schema):
@@ -283,7 +300,9 @@ class Table(Schema):
     summaries: list[Summary] = []
     notes: list[str] = []
     environment: dict[str, Any] = {}
-    plan: dict[str, Any] = {}
+    plan: dict[str, Any] = Field(
+        {}, description="the first session's; `later`: other plans that computed; `timing`: the timing pass"
+    )
     created: str = ""
 
     @classmethod
@@ -292,6 +311,15 @@ class Table(Schema):
         from vlmbench.table_io import read_table
 
         return read_table(Path(path))
+
+    def to_markdown(self) -> str:
+        """What `vlmbench show --format md` prints."""
+        text: str = _report("printing").markdown(self)
+        return text
+
+    def to_pandas(self) -> Any:
+        """A data frame with a row per cell; see report.frame. Raises UsageError without pandas."""
+        return _report("frame").to_pandas(self)
 
     def without_times(self) -> str:
         """JSON without everything that differs between two equal runs: the byte-identity of the contract."""

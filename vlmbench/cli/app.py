@@ -11,6 +11,7 @@ import typer
 
 from vlmbench._version import __version__
 from vlmbench.cli import check, comparing, listing, perturb, prune, showing
+from vlmbench.cli.configured import refusal
 from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
 
 app = typer.Typer(
@@ -79,15 +80,16 @@ def _explain(error: Any, arguments: list[str], commands: list[str]) -> str:
     possible = getattr(error, "possibilities", None)
     if possible:
         return f"no such option {error.option_name}: did you mean {possible[0]}?"
-    message = str(error.format_message()).replace("Value error, ", "")
+    message = refusal(error)
     if message.startswith("No such command") and arguments:
         return f"unknown command {arguments[0]!r}{did_you_mean(arguments[0], commands)}"
-    return message[:1].lower() + message[1:].rstrip(".")
+    return message[:1].lower() + message[1:]
 
 
 def _complain(message: str, code: int) -> int:
     lines = " ".join(message.split())
-    print(f"vlmbench: {lines}", file=sys.stderr)
+    if lines:  # empty where another process of the run has said it
+        print(f"vlmbench: {lines}", file=sys.stderr)
     return int(code)
 
 

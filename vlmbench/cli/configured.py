@@ -30,8 +30,15 @@ def merged(ctx: typer.Context, config: Path | None) -> dict[str, Any]:
         try:
             values[name] = parameters[name].process_value(ctx, _plain(value, parameters[name]))
         except typer.BadParameter as error:
-            raise UsageError(f"{config}: {key}: {error.format_message()}") from None
+            raise UsageError(f"{config}: {key}: {refusal(error)}") from None
     return values
+
+
+def refusal(error: Any) -> str:
+    """What the parser says of a value, with the value where the validation behind it left that out."""
+    message = str(error.format_message()).replace("Value error, ", "").rstrip(".")
+    errors = getattr(error.__context__, "errors", None)
+    return f"{message}: got {errors()[0]['input']!r}" if errors else message
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmbench.errors import UsageError
+from vlmbench.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from vlmbench.registry import Entry
@@ -26,7 +26,8 @@ class Kind(StrEnum):
 
 def list_things(
     kind: Annotated[
-        Kind, typer.Argument(help="models, tasks, perturbations, pruners or scorers.", show_default=False)
+        str,
+        typer.Argument(help="What to list.", metavar="|".join(Kind), show_default=False),
     ],
     model: Annotated[
         str | None,
@@ -45,9 +46,12 @@ def list_things(
       vlmbench list pruners
       vlmbench list pruners --model demo
     """
+    names = [str(known) for known in Kind]
+    if kind not in names:
+        raise unknown("list", kind, names)
     if model is not None:
-        if kind is not Kind.PRUNERS:
-            raise UsageError(f"--model goes with `list pruners` only: got `list {kind.value}`")
+        if kind != Kind.PRUNERS:
+            raise UsageError(f"--model goes with `list pruners` only: got `list {kind}`")
         _pruners_of(model)
         return 0
     {
@@ -56,7 +60,7 @@ def list_things(
         Kind.PERTURBATIONS: _perturbations,
         Kind.PRUNERS: _pruners,
         Kind.SCORERS: _scorers,
-    }[kind]()
+    }[Kind(kind)]()
     return 0
 
 

@@ -144,7 +144,7 @@ def prune(
         written = write_pictures(result.folder, result.table, result.panels)
         print(f"{len(written)} pictures: {result.folder / 'pictures'}", file=sys.stderr)
     code = print_result(result, as_json=given["json"])
-    if given["published"] and result.main and not given["json"]:
+    if given["published"] and result.ranks.main and not given["json"]:
         from vlmbench.prune.published import read_published
         from vlmbench.report.printing import print_sections
         from vlmbench.report.published import published_sections

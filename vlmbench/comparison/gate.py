@@ -12,6 +12,7 @@ from vlmbench.comparison.paired import ROUNDING
 from vlmbench.comparison.pairing import Pair
 from vlmbench.comparison.verdict import METRICS, Comparison, Outcome, Verdict
 from vlmbench.errors import NotComparableError, UsageError, unknown
+from vlmbench.metrics.estimate import distinct
 from vlmbench.metrics.significance import holm
 from vlmbench.schema import Table
 
@@ -67,7 +68,7 @@ def compare(
     for task in tasks:
         pair = Pair.of(base, candidate, blocks[0][task], blocks[1][task], common)
         items[task] = len(pair.items)
-        clusters[task] = len(np.unique(pair.sides[0].outcomes.cluster))
+        clusters[task] = distinct(pair.sides[0].outcomes.cluster)
         rows += pair.compare(margins)
         for side in (0, 1):
             alone[side].extend(pair.unmatched(side))

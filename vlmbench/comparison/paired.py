@@ -6,6 +6,7 @@ from math import erfc, sqrt
 
 import numpy as np
 
+from vlmbench.metrics.distributions import fair_coins
 from vlmbench.metrics.estimate import Floats, Ints
 from vlmbench.metrics.significance import EXACT_BELOW, discordant, mcnemar, sign_flip
 
@@ -45,14 +46,10 @@ def paired_test(base: Floats, candidate: Floats, cluster: Ints) -> tuple[str, fl
 
 def _flip_law(sums: Ints) -> tuple[str, float]:
     """p of |sum(sums)| under independent random signs, from the convolution of all binomials."""
-    from scipy.special import gammaln
-
     law = np.ones(1)
     for size, count in zip(*np.unique(np.abs(sums), return_counts=True), strict=True):
-        k = np.arange(count + 1)
-        log = gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1) - count * np.log(2.0)
         spread = np.zeros(2 * size * count + 1)
-        spread[:: 2 * size] = np.exp(log)
+        spread[:: 2 * size] = fair_coins(int(count))
         law = np.convolve(law, spread)
     observed, middle = abs(int(sums.sum())), len(law) // 2
     if observed == 0:

@@ -115,7 +115,7 @@ class Pair:
         changed = both & (
             (one.answer[:, left] != two.answer[:, right])
             | (one.state[:, left] != two.state[:, right])
-            | (np.nan_to_num(one.score[:, left]) != np.nan_to_num(two.score[:, right]))
+            | (self.sides[0].plain_score[:, left] != self.sides[1].plain_score[:, right])
         )
         touched = np.flatnonzero(changed | (gain != 0))
         return Comparison(

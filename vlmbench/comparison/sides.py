@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,11 @@ class Side:
             if outcomes.is_variant[j]:
                 keys[own, _freeze(cells[reference[j]].parts)] = j
         return cls(cells, outcomes, keys)
+
+    @cached_property
+    def plain_score(self) -> Floats:
+        """[n, m]: scores with 0 where there is none, so that two missing ones are equal."""
+        return np.nan_to_num(self.outcomes.score)
 
     def figures(self, metric: str, column: int) -> Floats:
         """The metric per item [n], NaN where it does not count."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import UsageError
-from vlmbench.schema import Manifest
+from vlmbench.schema import Manifest, SessionStart
 from vlmbench.table_io import read_manifest, write_text_atomically
 
 PACKAGES = ("vlmbench", "torch", "transformers", "accelerate", "tokenizers", "pillow", "numpy", "datasets")
@@ -73,21 +73,23 @@ def make_manifest(
 
 
 def open_run(folder: Path, manifest: Manifest) -> None:
-    """Creates the run folder, or accepts one that holds the same run. Raises UsageError on any other."""
+    """Creates the run folder, or accepts one that holds the same run. Raises UsageError on any other.
+
+    A manifest stays as it is from the first record on.
+    """
     path = folder / "manifest.json"
     if path.exists():
         known = read_manifest(path)
-        differing = sorted(
-            key
-            for key in known.identity.keys() | manifest.identity.keys()
-            if known.identity.get(key) != manifest.identity.get(key)
-        )
-        if known.experiment != manifest.experiment:
-            differing.insert(0, "experiment")
+        differing = [
+            *differences(known.experiment, manifest.experiment, "experiment"),
+            *differences(known.identity, manifest.identity),
+        ]
         if differing:
             raise UsageError(
-                f"{folder} holds a different run (differs in: {', '.join(differing)}); choose another --out"
+                f"{folder} holds a different run (differs in: {'; '.join(differing)}); choose another --out"
             )
+        if any(records.stat().st_size for records in folder.glob("records/rank-*.jsonl")):
+            return
     elif folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder} is a file; choose another --out")
     elif folder.exists() and any(folder.iterdir()):
@@ -98,4 +100,59 @@ def open_run(folder: Path, manifest: Manifest) -> None:
         raise UsageError(
             f"--out {folder} cannot be created ({error.strerror}); choose another --out"
         ) from None
-    write_text_atomically(path, manifest.model_dump_json(indent=1) + "\n")
+    _write(folder, manifest)
+
+
+def add_session(folder: Path, session: SessionStart) -> None:
+    """Notes that this session computes, unless one before had the same plan, environment and command."""
+    known = read_manifest(folder)
+    new = SessionStart(**{name: getattr(session, name) for name in SessionStart.model_fields})
+    # what a manifest says is compared as it reads when written
+    new = SessionStart.model_validate_json(new.model_dump_json())
+    if all(_conditions(new) != _conditions(one) for one in (known, *known.sessions)):
+        _write(folder, known.model_copy(update={"sessions": [*known.sessions, new]}))
+
+
+def table_plan(manifest: Manifest) -> dict[str, Any]:
+    """The plan of the first session; under `later` the other ones under which answers were computed."""
+    later: list[dict[str, Any]] = []
+    for session in manifest.sessions:
+        if session.plan not in (manifest.plan, *later):
+            later.append(session.plan)
+    return {**manifest.plan, **({"later": later} if later else {})}
+
+
+def differences(there: Any, here: Any, place: str = "") -> list[str]:
+    """Where two identities differ and their values there, `tasks.own.limit: 7 there, 14 here`."""
+    if there == here:
+        return []
+    names_there, names_here = _names(there), _names(here)
+    if names_there and names_there == names_here:
+        there, here = (dict(zip(names_there, tasks, strict=True)) for tasks in (there, here))
+    elif names_there and names_here:
+        there, here = ", ".join(names_there), ", ".join(names_here)
+    if not (isinstance(there, dict) and isinstance(here, dict)):
+        return [f"{place}: {_shown(there)} there, {_shown(here)} here"]
+    found = []
+    for key in sorted(there.keys() | here.keys()):
+        found += differences(there.get(key), here.get(key), f"{place}.{key}" if place else key)
+    return found
+
+
+def _names(value: Any) -> list[str]:
+    """Names of a list of named things such as tasks; empty for anything else."""
+    named = isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value)
+    return [str(one["name"]) for one in value] if named else []
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _conditions(session: SessionStart) -> tuple[Any, ...]:
+    return session.plan, session.environment, session.arguments
+
+
+def _write(folder: Path, manifest: Manifest) -> None:
+    write_text_atomically(folder / "manifest.json", manifest.model_dump_json(indent=1) + "\n")

@@ -55,10 +55,12 @@ def run_work(
     ranks: Ranks,
     is_current: Callable[[Record], bool],
     unserved: Mapping[str, str] = MappingProxyType({}),
+    begin: Callable[[bool], None] = lambda computes: None,
 ) -> None:
     """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was.
 
     unserved: reasons by the label of each pruner that the model refuses; their requests are not tried.
+    begin: told, before the first batch, whether there is one for this process.
     """
     store = RecordStore(folder, ranks.rank)
     known = store.known(is_current)
@@ -87,6 +89,7 @@ def run_work(
     total = sum(map(len, todo))
     # a batch with a missing row is computed again whole: its shape, and so its bits, stay what they were
     open_batches = [batch for batch in plan if any(r.key not in finished for r in batch.requests)]
+    begin(bool(open_batches))
     with Progress(total, settings.show_progress and ranks.main) as progress:
         progress.advance(total - sum(len(batch.requests) for batch in open_batches))
         for batch, rows, milliseconds in ahead(open_batches, preparer.prepare):

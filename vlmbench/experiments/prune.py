@@ -192,6 +192,8 @@ def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], 
     }
     known = _known_speeds(finished, wanted)
     plan = {**table.plan, "timing": wanted}
+    # a figure of time is read beside the machine that it was measured on
+    table = table.model_copy(update={"environment": finished.environment})
     if known is not None:
         cells = [
             cell.model_copy(update={"speed": known[cell.task, cell.condition].speed}) for cell in table.cells
@@ -225,6 +227,6 @@ def _known_speeds(finished: Finished, wanted: dict[str, Any]) -> dict[tuple[str,
     before = finished.before
     if before is None or before.plan.get("timing") != wanted:
         return None
-    if before.environment.get("hardware") != finished.table.environment.get("hardware"):
+    if before.environment.get("hardware") != finished.environment.get("hardware"):
         return None
     return {(cell.task, cell.condition): cell for cell in before.cells}

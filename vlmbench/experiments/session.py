@@ -54,8 +54,8 @@ class Result:
 
     folder: Path
     table: Table
-    main: bool = True
-    """False in the processes that only help; the first one prints."""
+    ranks: Ranks
+    """The first process prints; the others only help."""
     panels: tuple[ItemPanels, ...] = ()
     """What pictures were asked for."""
 
@@ -69,6 +69,8 @@ class Finished:
     preparer: Preparer
     before: Table | None
     """What an earlier session of the same run wrote."""
+    environment: Mapping[str, Any]
+    """That of this session, where the table's is that of the answers."""
 
 
 class Session:
@@ -115,9 +117,7 @@ class Session:
         batch_size = self.options.batch_size or _planned_batch_size(folder) or self._auto_batch_size()
         plan = {"batch_size": batch_size, "processes": self.ranks.world}
         manifest = manifests.make_manifest(experiment, identity, plan, list(self.options.arguments))
-        if self.ranks.main:
-            manifests.open_run(folder, manifest)
-        self.ranks.wait()
+        self.ranks.lead(lambda: manifests.open_run(folder, manifest))
         max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
         freezes = any(p.parameters.get("mask") == FROZEN for p in _pruners(plans))
         answerer = Answerer(
@@ -138,25 +138,34 @@ class Session:
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         everything = ((p.task.name, item) for p in plans for item in p.items)
         fresh = Freshness(everything, preparer.source_hash)
+
+        def begin(computes: bool) -> None:
+            if self.ranks.any(computes) and self.ranks.main:
+                manifests.add_session(folder, manifest)
+
+        def write() -> Table:
+            path = folder / "table.json"
+            before = table_io.read_table(path) if path.exists() else None
+            # what is added may take long, and may be interrupted
+            table_io.write_text_atomically(path, table_io.dump_table(table))
+            done = finish(Finished(table, records, preparer, before, manifest.environment))
+            table_io.write_text_atomically(path, table_io.dump_table(done))
+            return done
+
         try:
-            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh, unserved)
+            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh, unserved, begin)
             self.ranks.wait()
             records = read_records(folder, fresh)
             for each in plans:
                 names = [item.id for item in each.items]
                 records = with_ceilings(records, each.task.name, names, each.variations)
-            table = build_table(manifest, plans, records, self.notes, self._llm(), self._value_bytes())
-            if self.ranks.main:
-                path = folder / "table.json"
-                before = table_io.read_table(path) if path.exists() else None
-                # what is added may take long, and may be interrupted
-                table_io.write_text_atomically(path, table_io.dump_table(table))
-                table = finish(Finished(table, records, preparer, before))
-                table_io.write_text_atomically(path, table_io.dump_table(table))
+            opened = table_io.read_manifest(folder)
+            table = build_table(opened, plans, records, self.notes, self._llm(), self._value_bytes())
+            finished = self.ranks.lead(write)
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]
             raise
-        return Result(folder, table, self.ranks.main)
+        return Result(folder, finished or table, self.ranks)
 
     def _unserved(self, answerer: Answerer, preparer: Preparer, plans: Sequence[TaskPlan]) -> dict[str, str]:
         """Reasons by label of the pruners that this model refuses. Raises UsageError where it refuses all
@@ -277,6 +286,8 @@ def _needs(plans: Sequence[TaskPlan], unserved: Mapping[str, str]) -> frozenset[
 
 
 def _planned_batch_size(folder: Path) -> int | None:
-    """What an earlier session of the same run used: the same plan gives the same bits."""
-    path = folder / "manifest.json"
-    return table_io.read_manifest(path).plan.get("batch_size") if path.exists() else None
+    """What the latest session of the same run used: the same plan gives the same bits."""
+    if not (folder / "manifest.json").exists():
+        return None
+    known = table_io.read_manifest(folder)
+    return [known, *known.sessions][-1].plan.get("batch_size")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from vlmbench.engine.manifest import table_plan
 from vlmbench.items import Item
 from vlmbench.metrics.cost import LlmShape
 from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
@@ -36,7 +37,9 @@ def _failures(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list
     for reason, items in reasons.items():
         names = list(dict.fromkeys(items))
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        lines.append(f"{plan.task.name}: {len(items)} requests failed: {reason} (items {shown})")
+        lines.append(
+            f"{plan.task.name}: {len(items)} request{'s' * (len(items) > 1)} failed: {reason} (items {shown})"
+        )
     return lines
 
 
@@ -105,6 +108,6 @@ def build_table(
         summaries=summaries,
         notes=remarks,
         environment=manifest.environment,
-        plan=manifest.plan,
+        plan=table_plan(manifest),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -9,11 +9,12 @@ several ratios (their psi combine with the function's gradient), so that one var
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vlmbench.metrics.distributions import t_quantile
 from vlmbench.schema import Estimate
 
 Floats = npt.NDArray[np.float64]
@@ -56,6 +57,11 @@ def linearise(num: npt.ArrayLike, den: npt.ArrayLike) -> tuple[float, Floats]:
     return value, (top - value * bottom) / total
 
 
+def distinct(codes: npt.NDArray[Any]) -> int:
+    """How many values differ; np.unique without options first imports all of numpy.ma."""
+    return len(set(codes.tolist()))
+
+
 def cluster_sums(columns: Floats, cluster: npt.ArrayLike) -> Floats:
     """Sums over the items of each cluster: [n, k] -> [G, k], in the order of the sorted codes."""
     _, place = np.unique(np.asarray(cluster), return_inverse=True)
@@ -73,13 +79,6 @@ def clustered_se(psi: Floats, cluster: npt.ArrayLike, n: int) -> float:
     """
     within = cluster_sums(psi[:, None], cluster)[:, 0]
     return float(np.sqrt((within @ within) + (psi @ psi) / (n - 1))) if n > 1 else float("nan")
-
-
-@lru_cache(maxsize=4096)
-def _t975(df: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, 0.975))
 
 
 def wilson(share: float, n: float, z: float = _Z) -> tuple[float, float]:
@@ -108,7 +107,7 @@ def interval(
     Exactly at an end the sample shows no variance; the effective size is then `effective`, by default the
     number of clusters, because nothing is left that says the items of a cluster are independent.
     """
-    t = _t975(groups - 1)
+    t = t_quantile(0.975, groups - 1)
     if not bound:
         return value - t * se, value + t * se
     share = min(max(value / bound, 0.0), 1.0)
@@ -137,7 +136,7 @@ def from_influence(
     if n == 0 or np.isnan(value):
         return Estimate(value=None, n=n)
     codes = np.asarray(cluster)[used]
-    groups = len(np.unique(codes))
+    groups = distinct(codes)
     if groups < 2:
         return Estimate(value=value, n=n)
     se = clustered_se(psi[used], codes, n)
@@ -178,7 +177,7 @@ def paired_difference(
     low, high = estimate.low, estimate.high
     if at_bound(a, bound) or at_bound(b, bound):
         codes = np.asarray(cluster)[used]
-        groups = len(np.unique(codes))
+        groups = distinct(codes)
         (low_a, high_a), (low_b, high_b) = (
             interval(value, clustered_se(psi[used], codes, len(codes)), groups, bound)
             for value, psi in ((a, psi_a), (b, psi_b))
@@ -194,7 +193,7 @@ def not_certain(found: Estimate, cluster: npt.ArrayLike, used: Bools, scale: flo
     """
     if found.value is None or found.se is None or found.se > NO_VARIANCE:
         return found
-    half = wilson(0, len(np.unique(np.asarray(cluster)[used])))[1] * scale
+    half = wilson(0, distinct(np.asarray(cluster)[used]))[1] * scale
     return found.model_copy(update={"low": found.value - half, "high": found.value + half})
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmbench.metrics.distributions import t_quantile
 from vlmbench.metrics.estimate import (
     NO_VARIANCE,
     Bools,
@@ -84,8 +85,6 @@ def smallest_detectable_difference(
     than two clusters or no score differs, when nothing is known of the error, and where not even a difference
     of 1 would be found.
     """
-    from scipy.special import stdtrit
-
     for name, share in (("alpha", alpha), ("power", power)):
         if not 0 < share < 1:
             raise ValueError(f"{name} must be in (0, 1): got {share}")
@@ -95,7 +94,7 @@ def smallest_detectable_difference(
     if difference.se is None or difference.se <= NO_VARIANCE:
         return None
     df = len(np.unique(outcomes.cluster[used])) - 1
-    found = float(stdtrit(df, 1 - alpha / 2) + stdtrit(df, power)) * difference.se
+    found = (t_quantile(1 - alpha / 2, df) + t_quantile(power, df)) * difference.se
     return found if found <= 1 else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlmbench.metrics.bootstrap import DRAWS, bootstrap_sums
+from vlmbench.metrics.distributions import fair_coins
 from vlmbench.metrics.estimate import Floats, cluster_sums
 
 EXACT_BELOW = 25
@@ -34,18 +35,16 @@ def mcnemar(b: int, c: int) -> Significance:
     Exact binomial where b + c < 25; above, its mid-p version, which keeps the level where the exact test
     is conservative and needs no continuity correction (Fagerland, Lydersen, Laake 2013). p = 1 at b + c = 0.
     """
-    from scipy.special import bdtr, gammaln
-
     if b < 0 or c < 0:
         raise ValueError(f"b and c are counts: got {b} and {c}")
     n, fewer = b + c, min(b, c)
     if n == 0:
         return Significance("mcnemar-exact", 1.0, b, c)
-    tail = float(bdtr(fewer, n, 0.5))
+    law = fair_coins(n)
+    tail = float(law[: fewer + 1].sum())
     if n < EXACT_BELOW:
         return Significance("mcnemar-exact", min(1.0, 2 * tail), b, c)
-    point = float(np.exp(gammaln(n + 1) - gammaln(fewer + 1) - gammaln(n - fewer + 1) - n * np.log(2)))
-    return Significance("mcnemar-mid-p", min(1.0, 2 * tail - point), b, c)
+    return Significance("mcnemar-mid-p", min(1.0, 2 * tail - float(law[fewer])), b, c)
 
 
 def discordant(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> tuple[int, int]:

@@ -84,6 +84,8 @@ def resolve(name: str) -> str:
 
     Raises UsageError for anything else; a hub id is not looked up here.
     """
+    if not name.strip():
+        raise UsageError("--model is empty: give an alias (see `vlmbench list models`), a hub id or a folder")
     alias = MODELS.get(name.lower())
     if alias is not None:
         folder = DEMO.with_name(alias.name.replace("demo", "model"))

@@ -31,6 +31,9 @@ DTYPES = {
 }
 ATTENTION = ("auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+TOKENIZERS = ("tokenizer.", "vocab.", "tekken.", "spiece.")
+"""How the files of a tokenizer's words begin; others end in .model."""
 
 IDENTITY = (
     "*config.json",
@@ -91,6 +94,7 @@ def load_model(
     shown = _shown(name, source)
     pinned = _pin(source, shown)
     config = _config(source, shown, pinned)
+    _need_tokenizer(shown, Path(source))
     processor, notes = read_processor(source, **pinned)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -137,6 +141,8 @@ def choose_device(name: str, device_map: str | None = None) -> torch.device:
     """The device called `name`; `auto` is CUDA where there is one, else the CPU."""
     if device_map is not None and name != "auto":
         raise UsageError(f"--device {name} and --device-map {device_map} exclude each other")
+    if device_map is not None and device_map.partition(":")[0] not in {*DEVICE_MAPS, *DEVICES}:
+        raise unknown("device map", device_map, [*DEVICE_MAPS, *DEVICES[1:]])
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if count else "cpu")
@@ -198,6 +204,12 @@ def _need_safetensors(shown: str, names: set[str]) -> None:
             "only safetensors are loaded: convert them first"
         )
     raise UsageError(f"{shown}: the weights are missing: the folder holds no *.safetensors")
+
+
+def _need_tokenizer(shown: str, folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
+    if not any(name.startswith(TOKENIZERS) or name.endswith(".model") for name in names):
+        raise UsageError(f"{shown}: the tokenizer is missing: the folder holds no tokenizer.json")
 
 
 def _unreachable(source: str, error: Exception) -> str:

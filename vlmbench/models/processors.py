@@ -119,6 +119,10 @@ def _ready(processor: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, cut to what a reader takes in."""
+    """The first line of an error that says something, with the list that it may announce, cut to what a
+    reader takes in."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return textwrap.shorten(lines[0], 240, placeholder=" ...") if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    said = " ".join(lines) if lines[0].endswith(":") else lines[0]
+    return textwrap.shorten(said, 240, placeholder=" ...")

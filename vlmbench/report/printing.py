@@ -116,11 +116,12 @@ def print_table(table: Table, form: str) -> int:
 
 def print_result(result: Result, as_json: bool) -> int:
     """The end of a run: its table, and where it lies; the exit code is that of the table's status."""
-    if not result.main:
-        return _exit_code(result.table)
+    if not result.ranks.main:
+        return ExitCode.OK  # the launcher kills the first process where another one ends with anything else
     code = print_table(result.table, "json" if as_json else "table")
     if not as_json:
         print(f"table: {result.folder / 'table.json'}", file=sys.stderr)
+    result.ranks.see_off()
     return code
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vlmbench.report.churn import churn_sections
-from vlmbench.report.figures import Section, percent, short_percent
+from vlmbench.report.figures import Section, percent, short_label, short_percent
 from vlmbench.report.pruning import pruning_sections
 from vlmbench.schema import Summary, Table, TaskBlock
 
@@ -84,7 +84,7 @@ def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summar
         own = cells[pruner or "clean"].metrics
         rows.append(
             (
-                pruner or "full model",
+                short_label(pruner) if pruner else "full model",
                 percent(own.get("accuracy")),
                 short_percent(own.get("loyalty")) if pruner else "100.0",
                 *(percent(axes.get(axis, {}).get("flip_rate")) for axis in ("image", "question")),
@@ -112,7 +112,9 @@ def _stability_sections(
     axes = [s for s in summaries if s.group.keys() == {"axis"}]
     if not axes:
         return
-    yield _axis_section(block, lines, sorted(axes, key=lambda s: _AXES.index(s.group["axis"])))
+    axes.sort(key=lambda s: _AXES.index(s.group["axis"]))
+    yield _axis_section(block, lines, axes)
+    yield from _transition_section(block, axes)
     families = [s for s in summaries if "family" in s.group and "strength" not in s.group]
     if families:
         yield _family_section(block, families)
@@ -145,6 +147,30 @@ def _axis_section(block: TaskBlock, lines: Sequence[str], axes: Sequence[Summary
     )
     columns = ("axis", "flip rate %", "any %", "acc stable", "unstable", "items", "flips", "ties")
     return Section(f"{block.task}: summary", tuple(lines), columns, rows)
+
+
+_TRANSITIONS = {
+    "correct_to_wrong": "right→wrong %",
+    "wrong_to_correct": "wrong→right %",
+    "wrong_to_wrong": "wrong→wrong %",
+}
+
+
+def _transition_section(block: TaskBlock, axes: Sequence[Summary]) -> Iterator[Section]:
+    """What net accuracy hides, and flips of whole items at equal numbers of variants."""
+    rows = tuple(
+        (s.group["axis"], *(percent(s.metrics.get(name)) for name in _TRANSITIONS))
+        for s in axes
+        if s.metrics.keys() >= _TRANSITIONS.keys()
+    )
+    lines = []
+    for s in axes:
+        at_k = {n.partition("@")[2]: figure for n, figure in s.metrics.items() if n.startswith("any_flip@")}
+        shown = " · ".join(f"{k}: {percent(figure)}" for k, figure in at_k.items())
+        lines += [f"% with any flip among k variants, {s.group['axis']}: {shown}"] if shown else []
+    if rows or lines:
+        columns = ("axis", *_TRANSITIONS.values())
+        yield Section(f"{block.task}: transitions", tuple(lines), columns, rows)
 
 
 def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:

@@ -165,10 +165,10 @@ def load_task(name: str) -> Task:
     """Opens one task. Raises UsageError; images and questions are checked only when items are built."""
     path = find_spec(name)
     spec = read_spec(path)
-    rows = open_rows(spec.source, path.absolute().parent, spec.name)
-    fields = Fields.find(spec.columns, rows, path.name)
+    rows = open_rows(spec.source, path.parent, spec.name)
+    fields = Fields.find(spec.columns, rows, str(path))
     if spec.balance_strata and not fields.stratum:
-        raise UsageError(f"{path.name}: 'balance_strata' needs a column for 'stratum'")
+        raise UsageError(f"{path}: 'balance_strata' needs a column for 'stratum'")
     scorer = spec.scorer or ("choice" if fields.options else "exact")
     spec = spec.model_copy(update={"scorer": scorer})
     _check_scorer(spec, path)
@@ -193,4 +193,4 @@ def _check_scorer(spec: TaskSpec, path: Path) -> None:
         entry: Entry = SCORERS.get(spec.scorer)
         entry.resolve(spec.scorer_params)
     except UsageError as error:
-        raise UsageError(f"{path.name}: {error}") from None
+        raise UsageError(f"{path}: {error}") from None

@@ -33,7 +33,7 @@ class JsonlRows:
     """Rows of a JSONL file; blank lines do not count."""
 
     def __init__(self, path: Path, root: Path, owner: str) -> None:
-        self.source = path.name
+        self.source = str(path)
         self._path, self._root, self._owner = path, root, owner
         self._starts = array("Q")
         self._lines = array("Q")
@@ -69,7 +69,8 @@ class JsonlRows:
                 if path:
                     full, name = inside(self._root, path, where)
                     found.append(FileImage(full, f"{self._owner}/{name}"))
-        return tuple(found) or (MissingImage(where),)
+        # its name becomes a cluster's, which must not depend on where the file lies
+        return tuple(found) or (MissingImage(f"{self._path.name}, line {self._lines[index]}"),)
 
     def _row(self, index: int) -> dict[str, Any]:
         known, row = self._last
@@ -99,7 +100,7 @@ class JsonlRows:
         return tuple(names), hasher.hexdigest()
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
-        where = f"{self._path}, line {number}"
+        where = f"{self.source}, line {number}"
         try:
             row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:

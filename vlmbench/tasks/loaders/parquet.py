@@ -64,7 +64,7 @@ class ParquetRows(ArrowRows):
                 self._length += rows
         if not self._length or schema is None:
             raise UsageError(f"{paths[0]} holds no rows")
-        source = paths[0].name if len(paths) == 1 else f"{paths[0].parent.name}/*.parquet"
+        source = paths[0].name if len(paths) == 1 else f"{paths[0].absolute().parent.name}/*.parquet"
         super().__init__(
             schema, source, digest([_fingerprint(path) for path in paths], length=32), root, owner
         )

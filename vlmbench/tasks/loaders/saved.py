@@ -31,7 +31,7 @@ def open_source(source: Source, folder: Path, owner: str) -> DatasetRows:
         found = found[source.split]
     elif source.split:
         raise UsageError(f"{path}: holds one data set without splits; leave out 'split'")
-    return DatasetRows(found, path.name, path, owner)
+    return DatasetRows(found, path.absolute().name, path, owner)
 
 
 class DatasetRows(ArrowRows):
