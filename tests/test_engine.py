@@ -347,7 +347,8 @@ def wait():
         os._exit(0)
     ranks.wait()
 
-os.write(1, f"{app.run(['wait'])}\n".encode())  # at once: two processes share the pipe
+code = app.run(["wait"])
+os.write(1, f"{code} ".encode())  # at once: two processes share the pipe
 """
 
 
