@@ -44,11 +44,7 @@ SPARSE = "sparsevlm@0.3"
 
 @pytest.fixture(scope="module")
 def load(tiny_model: Tiny) -> Load:
-    @cache
-    def loaded(family: str) -> Bench:
-        return bench_of(tiny_model(family))
-
-    return loaded
+    return cache(lambda family: bench_of(tiny_model(family)))
 
 
 def anew(bench: Bench) -> Bench:

@@ -117,11 +117,7 @@ def prompt_inputs(adapter: Adapter, rows: Sequence[RowInputs], padding: int = 0)
 
 @pytest.fixture(scope="module")
 def load(tiny_model: Tiny) -> Load:
-    @cache
-    def loaded(family: str) -> Loaded:
-        return loaded_from(tiny_model(family))
-
-    return loaded
+    return cache(lambda family: loaded_from(tiny_model(family)))
 
 
 def loaded_from(folder: Path) -> Loaded:

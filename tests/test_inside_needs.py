@@ -53,11 +53,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def load(tiny_model: Tiny) -> Load:
-    @cache
-    def loaded(family: str) -> Loaded:
-        return loaded_from(tiny_model(family))
-
-    return loaded
+    return cache(lambda family: loaded_from(tiny_model(family)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,11 +86,7 @@ def bench_of(folder: Path, dtype: str = "float32", asks: tuple[Any, ...] = ASKS)
 
 @pytest.fixture(scope="module")
 def load(tiny_model: Tiny) -> Load:
-    @cache
-    def loaded(family: str) -> Bench:
-        return bench_of(tiny_model(family))
-
-    return loaded
+    return cache(lambda family: bench_of(tiny_model(family)))
 
 
 def method(spec: str) -> Method:

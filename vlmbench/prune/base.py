@@ -230,6 +230,17 @@ class Pruner:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batched(Pruner):
+    """Base of methods that choose for several images at once: they override `select_many`."""
+
+    def select(self, ctx: Context, k: int) -> Tensor:
+        return self.select_many([ctx], [k])[0]
+
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        raise self._lacks("select_many")
+
+
 def top_k(score: Tensor, k: int) -> Tensor:
     """Indices [k] of the k largest of score [N], ascending; the lowest index wins a tie."""
     order = torch.argsort(score, descending=True, stable=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.centred import SAME, centred
 from vlmbench.prune.dpp import dpp
 from vlmbench.prune.given import given
@@ -19,7 +19,7 @@ from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditional(Pruner):
+class Conditional(Batched):
     """Base of both: what a token has to do with the question x diversity, as the volume of the chosen.
 
     r = minmax(-relevance) over the image, then per tile, each with an equal share of the budget, greedy MAP
@@ -41,10 +41,7 @@ class Conditional(Pruner):
 
     def relevance(self, ctx: Context) -> Tensor:
         """[N]: cosine of each token to the question."""
-        raise NotImplementedError
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
+        raise self._lacks("relevance")
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]

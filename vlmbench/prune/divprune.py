@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.centred import centred
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import greedy_many
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivPrune(Pruner):
+class DivPrune(Batched):
     """Max-min diversity of the projected features.
 
     Starts with the token farthest from its nearest other one, then adds the token farthest from all chosen
@@ -33,9 +33,6 @@ class DivPrune(Pruner):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"projector_in"} if self.cen else ())
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         if not self.cen:

@@ -11,6 +11,7 @@ from vlmbench.prune.base import Context, Pruner
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import check_finite
 from vlmbench.prune.rows import gram
+from vlmbench.prune.ties import descending
 from vlmbench.prune.tiles import tile_shares
 
 _SMALL = 256  # up to this side of the Gram matrix all its eigenvectors cost a few milliseconds
@@ -65,7 +66,7 @@ def _select(tokens: Tensor, k: int, rank: int, iterations: int) -> Tensor:
     if k in (0, len(tokens)):
         return torch.arange(k, device=tokens.device)
     score = leverage(tokens, rank, iterations)
-    return _descending(score / score.mean().clamp(min=1e-12), _TIE)[:k]
+    return descending(score / score.mean().clamp(min=1e-12), _TIE)[:k]
 
 
 def leverage(tokens: Tensor, rank: int, iterations: int = 0) -> Tensor:
@@ -97,14 +98,3 @@ def _dominant(matrix: Tensor, count: int, iterations: int) -> tuple[Tensor, Tens
         basis = torch.linalg.qr(matrix @ basis).Q
     values, turn = torch.linalg.eigh(basis.T @ (matrix @ basis))
     return values, basis @ turn
-
-
-def _descending(values: Tensor, tie: float) -> Tensor:
-    """[n]: indices from the largest value to the smallest, the lowest index first in a tie.
-
-    Neighbours in that order whose values differ by at most `tie` are tied.
-    """
-    ordered, order = values.sort(descending=True, stable=True)
-    rank = torch.zeros_like(order)
-    rank[1:] = (ordered.diff() < -tie).cumsum(0)
-    return order[(rank * len(order) + order).argsort()]

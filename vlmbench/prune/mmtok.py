@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.coverage import cover_many
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import check_finite, of_tile, unit_length
@@ -18,7 +18,7 @@ from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMTok(Pruner):
+class MMTok(Batched):
     """Greedy maximum coverage of words and visual tokens by the kept ones.
 
     A kept token covers a word by P = softmax(cos(text, Z) / text_temperature) and another visual token by
@@ -44,9 +44,6 @@ class MMTok(Pruner):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"projector_in", "text"})
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]

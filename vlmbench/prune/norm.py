@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.greedy import check_finite, greedy_many, of_tile
 from vlmbench.prune.sensitivity import is_constant, normalise
 from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Norm(Pruner):
+class Norm(Batched):
     """Norm of the projected features x diversity.
 
     The greedy choice of ZOO-Prune with ||Z_i||, scaled to [0, 1] per tile, in place of the sensitivity: the
@@ -27,9 +27,6 @@ class Norm(Pruner):
 
     Parameters: ratio, keep, positions (see Pruner). Reads features [N, d].
     """
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import TIE, first_max, greedy, greedy_many, unit_length
 from vlmbench.prune.rows import CosineRows
@@ -18,7 +18,7 @@ from vlmbench.prune.ties import descending
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle(Pruner):
+class Oracle(Batched):
     """Tokens that see the asked region, then those that differ most from all kept ones.
 
     First every token whose cell overlaps the item's boxes; where they are too many, those that cover most of
@@ -37,9 +37,6 @@ class Oracle(Pruner):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"evidence"})
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         evidence = [given(ctx, "evidence", "oracle").to(ctx.features.device) for ctx in contexts]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.given import given
 from vlmbench.prune.greedy import TIE, check_finite, greedy_many, unit_length
 from vlmbench.prune.rows import gram
@@ -23,7 +23,7 @@ _SAME = np.float32(1 - TIE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisPruner(Pruner):
+class VisPruner(Batched):
     """Important tokens by encoder attention, diverse ones by pruning near-duplicates.
 
     int(k r) tokens are kept for their attention. The others stand in the order of their attention and lose,
@@ -45,9 +45,6 @@ class VisPruner(Pruner):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"attention", "projector_in"})
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.centred import centred
 from vlmbench.prune.greedy import greedy_many, of_tile
 from vlmbench.prune.projector import Projector
@@ -18,7 +18,7 @@ from vlmbench.prune.tiles import Share, of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zoo(Pruner):
+class Zoo(Batched):
     """Sensitivity x diversity.
 
     A token's sensitivity is how far its projected feature moves when the encoder's output does. Starts with
@@ -47,9 +47,6 @@ class Zoo(Pruner):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"projector_in"})
-
-    def select(self, ctx: Context, k: int) -> Tensor:
-        return self.select_many([ctx], [k])[0]
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles: list[list[Share]] = []
