@@ -53,7 +53,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Condition:
-    """At most one question perturbation, image perturbation, RoI method and pruner, and a repeat index.
+    """At most one question perturbation, image perturbation, RoI method and pruner, a draw where the answer
+    is sampled, and a repeat index.
 
     The fields stand in the order in which they are applied.
     """
@@ -62,12 +63,14 @@ class Condition:
     image: Part | None = None
     roi: Part | None = None
     prune: Part | None = None
+    sample: Part | None = None
+    """See `sampled`; None decodes greedily."""
     repeat: int = 0
 
     @property
     def parts(self) -> Iterator[tuple[str, Part]]:
         """(role, part) of what is set, in order of application."""
-        for role in ("question", "image", "roi", "prune"):
+        for role in ("question", "image", "roi", "prune", "sample"):
             part = getattr(self, role)
             if part is not None:
                 yield role, part
@@ -89,6 +92,12 @@ class Condition:
 
 
 CLEAN = Condition()
+
+
+def sampled(index: int, temperature: float) -> Part:
+    """The index-th answer drawn at a temperature, in place of the greedy one."""
+    params: Parameters = (("index", index), ("t", temperature))
+    return Part("sample", params, label_for("sample", dict(params)))
 
 
 def split_list(text: str) -> list[str]:

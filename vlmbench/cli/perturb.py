@@ -73,6 +73,39 @@ Churn = Annotated[
     ),
 ]
 
+Cross = Annotated[
+    bool,
+    typer.Option(
+        "--cross",
+        help="Also image and question perturbed together, for a seeded sample of pairs: does each axis hide "
+        "what both together break?",
+        rich_help_panel=o.MODEL,
+    ),
+]
+CrossSize = Annotated[
+    int,
+    typer.Option(
+        "--cross-size",
+        min=1,
+        help="How many pairs are crossed; families take turns.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+Samples = Annotated[
+    int,
+    typer.Option(
+        "--samples",
+        min=0,
+        help="Answers drawn at --temperature on the unchanged input: self-consistency, the control of "
+        "`predict`.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+Temperature = Annotated[
+    float,
+    typer.Option("--temperature", help="Of --samples.", rich_help_panel=o.MODEL),
+]
+
 
 def perturb(
     ctx: typer.Context,
@@ -85,6 +118,10 @@ def perturb(
     space: Space = "source",
     prune: Prune = None,
     churn: Churn = False,
+    cross: Cross = False,
+    cross_size: CrossSize = 24,
+    samples: Samples = 0,
+    temperature: Temperature = 0.7,
     newline: o.Newline = "counted",
     limit: o.Limit = None,
     seed: o.Seed = 0,
@@ -106,6 +143,7 @@ def perturb(
       vlmbench perturb
       vlmbench perturb --perturb "shift(dx=2),pad,case"
       vlmbench perturb --prune none,zoo@0.9
+      vlmbench perturb --suite all --cross
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
     """
     given, run_options = o.begin(ctx, config)
@@ -122,6 +160,10 @@ def perturb(
         prune=given["prune"],
         newline=given["newline"],
         churn=given["churn"],
+        cross=given["cross"],
+        cross_size=given["cross_size"],
+        samples=given["samples"],
+        temperature=given["temperature"],
     )
     check_names(run_options, plan)
     quiet_libraries()

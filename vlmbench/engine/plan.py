@@ -18,6 +18,7 @@ from vlmbench.prune import PRUNERS
 from vlmbench.seeds import digest, seed_for
 
 if TYPE_CHECKING:
+    from vlmbench.models.decoding import Draw
     from vlmbench.prune.base import Pruner
 
 
@@ -114,6 +115,19 @@ def pruner_of(condition: Condition) -> Pruner | None:
     """The method of a condition, built."""
     part = condition.prune
     return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
+
+
+def draw_of(request: Request, seed: int) -> Draw | None:
+    """How the answer is drawn; None where it is decoded greedily. Of item and index, never of the input, so
+    that the same noise meets whatever else is done to the item."""
+    sample = request.condition.sample
+    if sample is None:
+        return None
+    from vlmbench.models.decoding import Draw
+
+    given = sample.parameters
+    key = seed_for(seed, "sample", request.task, request.item.id, given["index"])
+    return Draw(float(given["t"]), key)
 
 
 def shows_another_image(condition: Condition) -> bool:

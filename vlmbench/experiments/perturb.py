@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
+from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, sampled, show_value, split_list
 from vlmbench.errors import UsageError, did_you_mean, unknown
+from vlmbench.experiments.crossing import crossed
 from vlmbench.experiments.options import RunOptions, check_sources
 from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.tabulate import Variation
@@ -46,6 +47,13 @@ class PerturbOptions:
     newline: str = "counted"
     churn: bool = False
     """Each pruner under each image perturbation also with the tokens of the unperturbed image."""
+    cross: bool = False
+    """Image and question perturbed together, for a seeded sample of pairs."""
+    cross_size: int = 24
+    """How many pairs."""
+    samples: int = 0
+    """Answers drawn at `temperature`, beside the greedy one: self-consistency."""
+    temperature: float = 0.7
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -64,6 +72,10 @@ class PerturbOptions:
         pruners = _pruners(self.prune)
         if self.churn and not any(pruners):
             raise UsageError("--churn compares choices of tokens: name a pruner, --prune zoo@0.9")
+        if self.cross and self.cross_size < 1:
+            raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
+        if self.samples and self.temperature <= 0:
+            raise UsageError(f"--temperature must be above 0: got {self.temperature:g}")
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -76,20 +88,24 @@ def _names(text: str | None, option: str) -> list[str] | None:
     return names
 
 
-def variations(options: PerturbOptions, phrasings: Sequence[str] = ()) -> list[Variation]:
-    """Clean first, then per pruner: itself against clean, and against itself the noise floor, the image axis
-    and the question axis; no condition twice.
+def variations(options: PerturbOptions, phrasings: Sequence[str] = (), seed: int = 0) -> list[Variation]:
+    """Clean first, then per pruner: itself against clean, and against itself the noise floor, drawn answers,
+    the image axis, the question axis and both together; no condition twice.
 
-    `phrasings` are the task's own alternative wordings. Raises UsageError for unknown names or parameters.
+    `phrasings` are the task's own alternative wordings; `seed` chooses the pairs that are crossed. Raises
+    UsageError for unknown names or parameters.
     """
     images, questions = _parts(options, phrasings)
     if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
+    pairs = _pairs(options, images, questions, seed) if options.cross else []
     found = [Variation(CLEAN)]
     for pruner in _pruners(options.prune):
         if pruner is not None:
             found.append(pruned(pruner))
         found += _of_model(pruner, images, questions, options.repeats)
+        found += _sampled(pruner, options)
+        found += _crossed(pruner, pairs)
         if pruner is not None and options.churn:
             found += _frozen(pruner, images)
     return list({v.condition.id: v for v in found}.values())
@@ -110,6 +126,31 @@ def _of_model(
     for part in questions:
         strength = _strength(part, QUESTIONS.get(part.name))
         yield Variation(Condition(question=part, prune=prune), "question", part.name, strength, reference)
+
+
+def _pairs(
+    options: PerturbOptions, images: Sequence[Part], questions: Sequence[Part], seed: int
+) -> list[tuple[Part, Part]]:
+    null = {part.label for part in IMAGES.suite("null")}
+    visible = [part for part in images if part.label not in null]
+    if not visible or not questions:
+        missing = "question" if visible else "image"
+        raise UsageError(f"--cross needs perturbations of both axes: no {missing} perturbation is asked for")
+    return crossed(visible, questions, options.cross_size, seed)
+
+
+def _sampled(prune: Part | None, options: PerturbOptions) -> Iterator[Variation]:
+    """The unchanged input, answered by drawing in place of greedily."""
+    for i in range(1, options.samples + 1):
+        condition = Condition(prune=prune, sample=sampled(i, options.temperature))
+        yield Variation(condition, "sample", "sample", str(i), Condition(prune=prune).id)
+
+
+def _crossed(prune: Part | None, pairs: Sequence[tuple[Part, Part]]) -> Iterator[Variation]:
+    """Image and question perturbed together, against the unchanged input."""
+    for image, question in pairs:
+        condition = Condition(question=question, image=image, prune=prune)
+        yield Variation(condition, "cross", f"{image.name} x {question.name}", "", Condition(prune=prune).id)
 
 
 def _frozen(prune: Part, images: Sequence[Part]) -> Iterator[Variation]:
@@ -209,7 +250,7 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
 
     session = Session(options, "perturb")
     plans = [
-        TaskPlan(task, items, limit, variations(perturb, task.phrasing_names))
+        TaskPlan(task, items, limit, variations(perturb, task.phrasing_names, options.seed))
         for task, items, limit in session.chosen
     ]
     return session.run(plans, perturb.space, perturb.newline)

@@ -13,6 +13,7 @@ from vlmbench.items import Item
 from vlmbench.metrics.arrays import Arrays
 from vlmbench.metrics.churn import churn_groups, churn_metrics, is_frozen, overlap_metrics
 from vlmbench.metrics.cost import LlmShape
+from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.evidence import evidence_metrics
 from vlmbench.metrics.fairness import DOWNSAMPLED, needy_accuracy, yes_shift
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
@@ -34,7 +35,7 @@ class Variation:
 
     condition: Condition
     axis: str = "clean"
-    """clean, repeat, null, image, question, prune or control."""
+    """clean, repeat, sample, null, image, question, cross, prune or control."""
     family: str = ""
     strength: str = ""
     """What orders the conditions of a family; of a pruner, its budget."""
@@ -50,6 +51,9 @@ class Variation:
 
 PRUNED = ("prune", "control")
 """Axes on which the pruner itself is what varies, against the full model."""
+
+APART = ("null", "sample", "cross")
+"""Axes that stand beside the total: nothing to be seen changes, the answer is drawn, or it is both axes."""
 
 BLIND = "blind"
 
@@ -133,7 +137,7 @@ def _pruned_metrics(outcomes: Outcomes, told: Told, j: int, blind: int | None) -
     return {
         **retention_metrics(outcomes, j, blind),
         **yes_shift(outcomes, j, told.yes),
-        **evidence_metrics(outcomes, j, told.evidence),
+        **evidence_metrics(outcomes, j, told.evidence, told.evidence_least),
     }
 
 
@@ -184,6 +188,7 @@ def _summaries(
     yield from _budgets(result, arrays)
     yield from _pruned_groups(result, arrays)
     yield from _churn(result, arrays)
+    yield from _crossings(result, arrays)
     for pruner in _distinct(v.pruner for v in result.variations if not is_frozen(v)):
         mine = [j for j in floor if result.variations[j].pruner == pruner]
         yield from _stability(result, arrays, mine, pruner)
@@ -224,6 +229,20 @@ def _churn(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
             yield Summary(task=result.block.task, group=named, metrics=found)
 
 
+def _crossings(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
+    """Per model: image and question perturbed together, by image family and over all pairs."""
+    for pruner, pairs in crossings(result.variations):
+        families = _distinct(pair.family[0] for pair in pairs)
+        groups = [(family, [p for p in pairs if p.family[0] == family]) for family in families]
+        for name, mine in [*groups, ("all", pairs)] if len(groups) > 1 else groups:
+            group = {"cross": name, **({"prune": pruner} if pruner else {})}
+            metrics = crossing_metrics(arrays.outcomes, mine)
+            if metrics:
+                yield Summary(
+                    task=result.block.task, group=group, metrics=metrics, counts={"pairs": len(mine)}
+                )
+
+
 def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str) -> Iterable[Summary]:
     """What the perturbations do to the full model, or to the model with one pruner."""
     variants = [
@@ -231,8 +250,7 @@ def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str
         for j, v in enumerate(result.variations)
         if v.axis not in {"clean", "repeat", *PRUNED} and v.pruner == pruner
     ]
-    # null variants change nothing that anyone could see: they stand beside the floor, not in the total
-    everything = [j for j, v in variants if v.axis != "null"]
+    everything = [j for j, v in variants if v.axis not in APART]
     named = {"prune": pruner} if pruner else {}
 
     def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
@@ -249,7 +267,9 @@ def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str
         yield over({"axis": "all"}, everything)
     for axis in _distinct(v.axis for _, v in variants):
         yield over({"axis": axis}, [j for j, v in variants if v.axis == axis])
-    for axis, family in _distinct((v.axis, v.family) for _, v in variants):
+    for axis, family in _distinct(
+        (v.axis, v.family) for _, v in variants if v.axis not in ("sample", "cross")
+    ):
         mine = [(j, v) for j, v in variants if (v.axis, v.family) == (axis, family)]
         yield over({"axis": axis, "family": family}, [j for j, _ in mine])
         strengths = list(_distinct(v.strength for _, v in mine))

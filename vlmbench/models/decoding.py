@@ -1,4 +1,8 @@
-"""Greedy decoding with the figures that statistics need: probability and smallest margin of every answer."""
+"""Decoding with the figures that statistics need: probability and smallest margin of every answer.
+
+Greedy, also where answers are drawn: the largest logit once Gumbel noise is added is a draw from the softmax,
+and noise keyed by item, draw and step makes that draw the same in every batch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
@@ -21,32 +26,55 @@ class Generation:
     prob: float
     """Probability of the first answer token."""
     prob_margin: float
-    """That probability minus the runner-up's."""
+    """That probability minus the runner-up's; below 0 for a drawn answer that was not the likeliest."""
     min_margin: float
     """Smallest gap between the two largest logits over all generated tokens."""
     visual_tokens: tuple[int, ...] = ()
     """Visual tokens that entered each layer of the language model."""
     kept_hash: str | None = None
     """Names the set of visual tokens that reached the last layer; None where all of them did."""
+    kept: Tensor | None = None
+    """[k] int64 on the CPU, ascending: the visual tokens of the prompt whose places reached it; None where all
+    of them did."""
     share: Tensor | None = None
     """[n] float32 on the CPU: how much of each visual token of the prompt reached it; see
     `VisualInput.share`."""
 
 
-class _Watch(LogitsProcessor):  # type: ignore[misc]
-    """Keeps the two largest logits of every step instead of the whole vocabulary."""
+@dataclass(frozen=True)
+class Draw:
+    """How the answer of a row is drawn."""
 
-    def __init__(self) -> None:
+    temperature: float
+    seed: int
+    """Of this item and draw."""
+
+
+class _Watch(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the two largest logits of every step instead of the whole vocabulary; draws where asked to."""
+
+    def __init__(self, draws: Sequence[Draw | None]) -> None:
         self.top: list[Tensor] = []
         self.first: Tensor | None = None
+        self._draws = draws if any(draws) else ()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logits = scores.float()
-        top = logits.topk(2, dim=-1).values
+        noisy = logits + self._noise(logits) if self._draws else logits
+        top, token = noisy.topk(2, dim=-1)
         if self.first is None:
-            self.first = (top - logits.logsumexp(-1, keepdim=True)).exp()
+            self.first = (logits.gather(-1, token) - logits.logsumexp(-1, keepdim=True)).exp()
         self.top.append(top)
-        return scores
+        return noisy if self._draws else scores
+
+    def _noise(self, logits: Tensor) -> Tensor:
+        """[B, V]: Gumbel noise times the temperature; 0 in rows that decode greedily."""
+        noise = np.zeros(logits.shape, dtype=np.float32)
+        for row, draw in enumerate(self._draws):
+            if draw is not None:
+                random = np.random.default_rng((draw.seed, len(self.top)))
+                noise[row] = draw.temperature * random.gumbel(size=logits.shape[1])
+        return torch.from_numpy(noise).to(logits.device)
 
 
 def greedy_config(model: Any, max_new_tokens: int, pad_id: int) -> GenerationConfig:
@@ -70,10 +98,16 @@ def greedy_config(model: Any, max_new_tokens: int, pad_id: int) -> GenerationCon
 
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: Any, inputs: dict[str, Any], max_new_tokens: int, pad_id: int
+    model: Any,
+    tokenizer: Any,
+    inputs: dict[str, Any],
+    max_new_tokens: int,
+    pad_id: int,
+    draws: Sequence[Draw | None] = (),
 ) -> list[Generation]:
-    """Answers for a left-padded batch. `inputs` are keyword arguments of `model.generate`."""
-    watch = _Watch()
+    """Answers for a left-padded batch. `inputs` are keyword arguments of `model.generate`; draws: per row,
+    None for greedy, all greedy where empty. Margins of a drawn answer are between noisy logits."""
+    watch = _Watch(draws)
     config = greedy_config(model, max_new_tokens, pad_id)
     sequences = model.generate(
         **inputs, generation_config=config, logits_processor=LogitsProcessorList([watch])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vlmbench.report.churn import churn_sections
+from vlmbench.report.crossing import crossing_sections
 from vlmbench.report.figures import Section, percent, short_label, short_percent
 from vlmbench.report.pruning import pruning_sections
 from vlmbench.schema import Summary, Table, TaskBlock
@@ -51,7 +52,7 @@ def _times(table: Table) -> Iterator[str]:
         yield f"milliseconds per request: {stages} (preparing runs beside the model)"
 
 
-_PRUNING = {"condition", "method", "budget", "churn"}
+_PRUNING = {"condition", "method", "budget", "churn", "cross"}
 """Keys of summaries that do not tell what perturbations do to one model."""
 
 
@@ -68,6 +69,7 @@ def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         ]
         for section in _stability_sections(table, block, own, pruner):
             yield replace(section, title=f"{section.title} · {pruner}") if pruner else section
+    yield from crossing_sections(table, block)
     yield from churn_sections(table, block)
 
 
@@ -127,11 +129,12 @@ def _stability_sections(
             yield _group_section(block, name, groups)
 
 
-_AXES = ("repeat", "null", "image", "question", "all")
+_AXES = ("repeat", "sample", "null", "image", "question", "cross", "all")
 
 
 def _axis_section(block: TaskBlock, lines: Sequence[str], axes: Sequence[Summary]) -> Section:
-    """A row per axis. `all` is image and question; repeats are the noise floor, null variants beside it."""
+    """A row per axis. `all` is image and question; repeats are the noise floor, null variants beside it,
+    `sample` are drawn answers, `cross` is image and question together."""
     rows = tuple(
         (
             s.group["axis"],

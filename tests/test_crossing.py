@@ -1,0 +1,133 @@
+"""Image and question perturbed together: pairs, and every figure against a count of single records."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlmbench.conditions import CLEAN, Condition, Part
+from vlmbench.errors import UsageError
+from vlmbench.experiments.crossing import crossed
+from vlmbench.experiments.perturb import PerturbOptions, variations
+from vlmbench.metrics.bootstrap import bootstrap_sums
+from vlmbench.metrics.crossing import crossing_metrics, crossings
+from vlmbench.metrics.outcomes import STATES, Outcomes
+from vlmbench.metrics.tabulate import Variation
+from vlmbench.schema import State
+
+IMAGES = [Part("shift", label=f"shift(dx={i})") for i in range(5)] + [Part("pad"), Part("crop")]
+QUESTIONS = [Part("case"), Part("polite", label="polite(r=1)"), Part("polite", label="polite(r=2)")]
+
+
+@given(size=st.integers(1, 40), seed=st.integers(0, 99))
+def test_families_take_turns(size: int, seed: int) -> None:
+    pairs = crossed(IMAGES, QUESTIONS, size, seed)
+    assert len(set(pairs)) == len(pairs) == min(size, len(IMAGES) * len(QUESTIONS))
+    assert pairs == crossed(IMAGES, QUESTIONS, 99, seed)[:size]  # sizes nest
+    met = [(image.name, question.name) for image, question in pairs]
+    assert len(set(met)) == min(size, 6)  # three image families, two question families
+
+
+def test_both_parts_of_a_pair_are_also_run_alone() -> None:
+    options = PerturbOptions(families="shift,pad,polite", cross=True, cross_size=9, prune="none,zoo@0.9")
+    found = variations(options, seed=3)
+    pairs = dict(crossings(found))
+    assert {pruner: len(mine) for pruner, mine in pairs.items()} == {"": 9, "zoo(ratio=0.9)": 9}
+    for crossing in (c for mine in pairs.values() for c in mine):
+        both, clean = found[crossing.both].condition, found[crossing.clean].condition
+        assert found[crossing.both].reference == clean.id
+        assert found[crossing.image].condition == Condition(image=both.image, prune=both.prune)
+        assert found[crossing.question].condition == Condition(question=both.question, prune=both.prune)
+    with pytest.raises(UsageError, match="no question perturbation is asked for"):
+        variations(PerturbOptions(families="shift", cross=True))
+
+
+def outcomes(seed: int, n: int, pairs: int) -> tuple[Outcomes, list[Variation]]:
+    """Clean, then x, y and xy of each pair, with missing, unparsed and soft-scored records."""
+    rng = np.random.default_rng(seed)
+    plan = [Variation(CLEAN)]
+    for p in range(pairs):
+        x, y = Part("shift", label=f"shift(dx={p})"), Part("polite", label=f"polite(r={p})")
+        plan += [
+            Variation(Condition(image=x), "image", "shift", "", "clean"),
+            Variation(Condition(question=y), "question", "polite", "", "clean"),
+            Variation(Condition(question=y, image=x), "cross", "shift x polite", "", "clean"),
+        ]
+    shape = n, len(plan)
+    states = [State.PARSED] * 6 + [State.UNPARSED, State.ERROR]
+    state = np.array([STATES.index(states[i]) for i in rng.integers(0, 8, shape).ravel()]).reshape(shape)
+    parsed = state == STATES.index(State.PARSED)
+    counts = np.array([STATES[code].counts for code in state.ravel()]).reshape(shape)
+    made = Outcomes(
+        answer=np.where(parsed, rng.integers(0, 3, shape), -1),
+        state=state,
+        score=np.where(counts, rng.choice([0.0, 0.4, 1.0], shape), np.nan),
+        tie=np.zeros(shape, bool),
+        prob=np.full(n, np.nan),
+        cluster=rng.integers(0, max(2, n // 3), n),
+        reference=np.array([-1] + [0] * (len(plan) - 1)),
+        unchanged=np.zeros(shape, bool),
+    )
+    return made, plan
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 12), pairs=st.integers(1, 3))
+def test_figures_equal_a_count(seed: int, n: int, pairs: int) -> None:
+    made, plan = outcomes(seed, n, pairs)
+    mine = next(iter(crossings(plan)))[1]
+    metrics = crossing_metrics(made, mine)
+
+    def known(i: int, j: int) -> bool:
+        return STATES[made.state[i, j]].counts
+
+    def flip(i: int, j: int) -> bool:
+        both = {STATES[made.state[i, 0]], STATES[made.state[i, j]]} == {State.PARSED}
+        return both and made.answer[i, 0] != made.answer[i, j]
+
+    cells = [
+        (i, c) for c in mine for i in range(n) if all(known(i, j) for j in (0, c.both, c.image, c.question))
+    ]
+    if not cells:
+        assert metrics == {}
+        return
+    alone = [flip(i, c.image) or flip(i, c.question) for i, c in cells]
+    both = [flip(i, c.both) for i, c in cells]
+    expected = {
+        "flip_rate": np.mean(both),
+        "flip_rate_image": np.mean([flip(i, c.image) for i, c in cells]),
+        "flip_rate_question": np.mean([flip(i, c.question) for i, c in cells]),
+        "hidden_flips": np.mean([b and not a for a, b in zip(alone, both, strict=True)]),
+        "undone_flips": np.mean([a and not b for a, b in zip(alone, both, strict=True)]),
+        "accuracy_interaction": np.mean(
+            [
+                made.score[i, c.both] - made.score[i, c.image] - made.score[i, c.question] + made.score[i, 0]
+                for i, c in cells
+            ]
+        ),
+    }
+    interaction = 0.0
+    for c in mine:
+        rows = [i for i, other in cells if other is c]
+        if rows:
+            xy, x, y = (np.mean([flip(i, j) for i in rows]) for j in (c.both, c.image, c.question))
+            interaction += len(rows) / len(cells) * (xy - (1 - (1 - x) * (1 - y)))
+    expected["flip_interaction"] = interaction
+    for name, value in expected.items():
+        assert metrics[name].value == pytest.approx(value, abs=1e-12), name
+
+
+def test_error_of_the_interaction_equals_the_bootstrap() -> None:
+    made, plan = outcomes(5, 900, 2)
+    mine = next(iter(crossings(plan)))[1]
+    found = crossing_metrics(made, mine)["flip_interaction"]
+    columns = []
+    for c in mine:
+        used = np.logical_and.reduce([made.pairs[:, j] for j in (c.both, c.image, c.question)])
+        columns += [used, *(made.flipped[:, j] & used for j in (c.both, c.image, c.question))]
+    sums = bootstrap_sums(np.stack(columns, 1).astype(float), made.cluster, b=2000).reshape(-1, 2, 4)
+    n, xy, x, y = np.moveaxis(sums, 2, 0)
+    replicates = ((xy - n + (n - x) * (n - y) / n).sum(1)) / n.sum(1)
+    assert found.se == pytest.approx(replicates.std(), rel=0.06)

@@ -1,0 +1,31 @@
+"""Which image perturbations are crossed with which question perturbations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from vlmbench.conditions import Part
+from vlmbench.seeds import seed_for
+
+Pair = tuple[Part, Part]
+"""An image perturbation and a question perturbation."""
+
+
+def crossed(images: Sequence[Part], questions: Sequence[Part], size: int, seed: int) -> list[Pair]:
+    """A seeded sample of `size` different pairs, all of them where there are no more.
+
+    Families take turns, so that each pair of families is met before one is met twice: a family with a large
+    grid does not crowd out the others. The same seed gives nested samples.
+    """
+    by_families: dict[tuple[str, str], list[Pair]] = {}
+    for image in images:
+        for question in questions:
+            by_families.setdefault((image.name, question.name), []).append((image, question))
+    rng = random.Random(seed_for(seed, "crossing"))
+    turns = [by_families[key] for key in sorted(by_families)]
+    for pairs in turns:
+        rng.shuffle(pairs)
+    rng.shuffle(turns)
+    most = max(map(len, turns), default=0)
+    return [pairs[turn] for turn in range(most) for pairs in turns if turn < len(pairs)][:size]

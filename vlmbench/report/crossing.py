@@ -1,0 +1,37 @@
+"""Section about image and question perturbed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlmbench.report.figures import Section, percent, resolution, short_label, short_percent
+from vlmbench.schema import Table, TaskBlock
+
+_RATES = ("flip_rate_image", "flip_rate_question", "flip_rate")
+
+
+def crossing_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
+    """A row per model and image family, then over all pairs; nothing where nothing was crossed."""
+    groups = [s for s in table.summaries if s.task == block.task and "cross" in s.group]
+    for pruner in dict.fromkeys(s.group.get("prune", "") for s in groups):
+        mine = [s for s in groups if s.group.get("prune", "") == pruner]
+        rows = tuple(
+            (
+                s.group["cross"],
+                str(s.counts["pairs"]),
+                *(short_percent(s.metrics.get(name)) for name in _RATES),
+                percent(s.metrics.get("flip_interaction"), signed=True),
+                *(short_percent(s.metrics.get(name)) for name in ("hidden_flips", "undone_flips")),
+                short_percent(s.metrics.get("accuracy_interaction"), signed=True),
+            )
+            for s in mine
+        )
+        lines = (
+            "% of flips under the image perturbation alone, the question's alone, both together; same items",
+            "interaction: both together beyond what two independent axes would flip",
+            "hidden: flips under both together and neither alone; undone: the other way round",
+        )
+        columns = ("family", "pairs", "image", "quest", "both", "interaction", "hidden", "undone", "Δacc")
+        title = f"{block.task}: image x question" + (f" · {short_label(pruner)}" if pruner else "")
+        below = resolution("interactions", [s.metrics.get("flip_interaction") for s in mine])
+        yield Section(title, lines, columns, rows, below)
