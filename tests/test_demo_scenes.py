@@ -90,7 +90,30 @@ def test_every_scene_allows_one_question_of_each_kind(seed: int) -> None:
     assert questions == ask(scene, 0)
     for q in questions:
         assert q.answer in q.choices == CHOICES[q.kind]
-        assert (q.box is None) == (q.kind in ("existence", "count") and q.answer in ("no", "0"))
+        assert bool(q.boxes) != (q.kind in ("existence", "count") and q.answer in ("no", "0"))
+
+
+@pytest.mark.parametrize("seed", SPLITS["test"][:60])
+def test_a_question_has_the_boxes_of_the_objects_it_speaks_of(seed: int) -> None:
+    """One box for each, read off the words; never one around several."""
+    objects = make_scene(seed).objects
+    boxes: dict[str, list[object]] = {}
+    for o in objects:
+        for words in (o.colour, o.shape, f"{o.colour} {o.shape}"):
+            boxes.setdefault(words, []).append(o.box)
+    for q in ask(make_scene(seed), 2, per_kind=3):
+        words = q.question.split()
+        pairs = [pair for pair in map(" ".join, itertools.pairwise(words)) if pair in boxes]
+        if q.kind == "count":
+            stem = words[2] if words[2] in boxes else words[2].removesuffix("s")
+            stem = stem if stem in boxes else stem.removesuffix("e")
+            assert list(q.boxes) == boxes.get(stem, [])
+            assert len(q.boxes) == int(q.answer)
+        elif q.kind in ("colour", "shape"):
+            assert list(q.boxes) == boxes[words[4]]
+        else:
+            assert list(q.boxes) == [box for pair in pairs for box in boxes[pair]]
+            assert len(q.boxes) == (2 if q.kind == "relation" else int(q.answer != "no"))
 
 
 @pytest.mark.parametrize("seed", SPLITS["test"][:40])

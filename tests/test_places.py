@@ -120,7 +120,10 @@ def test_a_bright_square_shows_where_the_cells_say(family: str, sizes: tuple[Siz
             pictures = [picture.copy() for picture in dark]
             pictures[which].paste((180,) * 3, box)
             values = by_token(adapter, processed(adapter, pictures), found)
-            seen, area = coverage(cell, [box]).double() * math.prod(side), (cell[:, 2:] - cell[:, :2]).prod(1)
+            seen, area = (
+                coverage(cell, [box])[:, 0].double() * math.prod(side),
+                (cell[:, 2:] - cell[:, :2]).prod(1),
+            )
             for token in tokens:
                 value, span = values[token] - low[token], high[token] - low[token]
                 if span.mean() < 0.3 * most:  # padding
@@ -154,7 +157,7 @@ def test_every_set_of_tiles_sees_a_box_once(family: str, load: Load) -> None:
         middle = [size[0] * 0.3, size[1] * 0.3, size[0] * 0.7, size[1] * 0.7]
         if family == "llava":  # crops
             middle = [size[0] / 2 - 9, size[1] / 2 - 9, size[0] / 2 + 9, size[1] / 2 + 9]
-        share = coverage(cell, [middle])
+        share = coverage(cell, [middle])[:, 0]
         tiles = int(grid[:, 0].max()) + 1
         whole = 0 if family in NEWLINES else tiles - 1
         assert share[grid[:, 0] == whole].sum() == pytest.approx(1, abs=0.01)
@@ -225,7 +228,7 @@ def test_tiles_lie_where_the_processor_puts_them(
 def test_a_strip_between_padding_is_seen_whole(load: Load) -> None:
     """Of 400 x 10 pixels three rows of a tile are left, too few to fit a line to."""
     cell, _, grid = placed_cells(load("llava_next"), ((400, 10),))
-    share = coverage(cell, [[0, 0, 400, 10]])
+    share = coverage(cell, [[0, 0, 400, 10]])[:, 0]
     assert share[grid[:, 0] > 0].tolist() == pytest.approx([1 / 6] * 6, abs=0.005)
 
 
@@ -366,19 +369,19 @@ def test_coverage_is_the_count_of_pixels(cell: Tensor, drawn: list[list[int]]) -
         x0, y0, x1, y1 = (int(v) for v in box)
         return {(x, y) for x in range(max(x0, 0), min(x1, 24)) for y in range(max(y0, 0), min(y1, 24))}
 
-    area = sum(len(pixels(box)) for box in drawn)
-    wanted = [
-        sum(len(pixels(box) & pixels(c)) for box in drawn) / area if area else 0.0 for c in cell.tolist()
-    ]
     share = coverage(torch.cat((cell, torch.full((1, 4), torch.nan))), drawn, (24, 24))
-    assert share.tolist() == pytest.approx([*wanted, 0.0])
-    assert share.sum() == pytest.approx(float(area > 0), abs=1e-5)
+    assert share.shape == (len(cell) + 1, len(drawn))
+    for seen, box in zip(share.T, drawn, strict=True):
+        area = len(pixels(box))
+        wanted = [len(pixels(box) & pixels(c)) / area if area else 0.0 for c in cell.tolist()]
+        assert seen.tolist() == pytest.approx([*wanted, 0.0])
+        assert seen.sum() == pytest.approx(float(area > 0), abs=1e-5)
 
 
 def test_a_box_smaller_than_a_cell_is_all_its_own() -> None:
     share = coverage(torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10]]), [[12, 3, 12.5, 3.25]])
-    assert share.tolist() == [0, 1]
-    assert coverage(torch.tensor([[0.0, 0, 10, 10]]), torch.empty(0, 4)).tolist() == [0]
+    assert share.tolist() == [[0], [1]]
+    assert coverage(torch.tensor([[0.0, 0, 10, 10]]), torch.empty(0, 4)).shape == (1, 0)
     # what is not on the image counts only where its size is not told
     assert coverage(torch.tensor([[0.0, 0, 10, 10]]), [[5, 0, 15, 10]]).item() == 0.5
     assert coverage(torch.tensor([[0.0, 0, 10, 10]]), [[5, 0, 15, 10]], (10, 10)).item() == 1

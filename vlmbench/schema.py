@@ -73,7 +73,13 @@ class Record(Schema):
     )
     kept_hash: str | None = Field(None, description="which visual tokens were kept; null: all of them")
     evidence: float | None = Field(
-        None, description="share of the asked box's tokens that were kept, in [0, 1]; null without a box"
+        None,
+        description="share of each box asked about that kept tokens see, mean over the boxes, in [0, 1]; a "
+        "token is kept if its weight in one that is left is above 1/2: what only enters a mean is dropped; "
+        "null without a box on the picture, and for methods that average all tokens, which drop none",
+    )
+    evidence_least: float | None = Field(
+        None, description="the smallest of these shares; null also in records of older versions"
     )
     kept_overlap: float | None = Field(
         None,
@@ -95,6 +101,11 @@ class Record(Schema):
         {}, description="stage times: the batch's, divided by its requests"
     )
     batch: str = Field("", description="the batch of the plan that computed it")
+    server: dict[str, Any] | None = Field(
+        None,
+        description="of a served model: `model` and `fingerprint` as the server reports them, `without`: "
+        "parameters that it would not take",
+    )
 
 
 def _six_digits(figure: float | None) -> float | None:
@@ -203,7 +214,9 @@ class Cell(Schema):
     condition: str
     parts: dict[str, Any] = Field(description="every part with version and all parameters")
     family: str = Field("", description="name of the part that varies, for grouping")
-    axis: str = Field("", description="question, image, null, repeat, prune, roi, or clean")
+    axis: str = Field(
+        "", description="question, image, cross, null, repeat, sample, prune, control, roi, or clean"
+    )
     strength: str = Field("", description="strength parameters of the varied part, `dx=2`")
     reference: str | None = Field(None, description="condition that flips are counted against")
     n: int = Field(description="records in the denominator")

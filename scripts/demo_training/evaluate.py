@@ -66,10 +66,11 @@ def _framed(case: Case) -> Shown:
 
 
 def _zoomed(case: Case) -> Shown:
-    """The true box with as much margin again, as a second image."""
-    if case.item.box is None:
+    """What is asked about, with half as much margin around it, as a second image."""
+    if not case.item.boxes:
         return Shown((case.master, case.master), case.item.question)
-    x0, y0, x1, y1 = case.item.box
+    left, top, right, bottom = zip(*case.item.boxes, strict=True)
+    x0, y0, x1, y1 = min(left), min(top), max(right), max(bottom)
     half = 0.75 * max(x1 - x0, y1 - y0)
     x, y, size = (x0 + x1) / 2, (y0 + y1) / 2, case.scene.size
     rect = (max(0, int(x - half)), max(0, int(y - half)), min(size, int(x + half)), min(size, int(y + half)))

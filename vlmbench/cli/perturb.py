@@ -67,8 +67,10 @@ Churn = Annotated[
     bool,
     typer.Option(
         "--churn",
-        help="With --prune: how many other tokens are kept when the picture moves, and the flips with the "
-        "tokens of the unmoved picture, mapped to the same places.",
+        help="With --prune: how many other tokens are kept under a perturbation, and the flips with the "
+        "tokens of the unperturbed input, mapped to the same places. Every perturbed request is answered "
+        "twice; for methods inside the language model its unperturbed prompt is also read again, up to the "
+        "last cut.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -106,6 +108,24 @@ Temperature = Annotated[
     typer.Option("--temperature", help="Of --samples.", rich_help_panel=o.MODEL),
 ]
 
+Forecast = Annotated[
+    bool,
+    typer.Option(
+        "--forecast",
+        help="Foretell which image variants flip, from one backward pass per item and the vision encoder "
+        "alone, and say how well that agrees with the flips that happen.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+Drift = Annotated[
+    bool,
+    typer.Option(
+        "--drift",
+        help="How far visual tokens and the last hidden state move under each perturbation.",
+        rich_help_panel=o.MODEL,
+    ),
+]
+
 
 def perturb(
     ctx: typer.Context,
@@ -122,6 +142,8 @@ def perturb(
     cross_size: CrossSize = 24,
     samples: Samples = 0,
     temperature: Temperature = 0.7,
+    forecast: Forecast = False,
+    drift: Drift = False,
     newline: o.Newline = "counted",
     limit: o.Limit = None,
     seed: o.Seed = 0,
@@ -130,6 +152,12 @@ def perturb(
     device: o.Device = "auto",
     device_map: o.DeviceMap = None,
     attn: o.Attention = "auto",
+    base_url: o.BaseUrl = None,
+    api_key_env: o.KeyVariable = "OPENAI_API_KEY",
+    concurrency: o.Concurrency = 8,
+    max_calls: o.MaxCalls = None,
+    timeout: o.Timeout = 120.0,
+    retries: o.Retries = 5,
     include: o.Include = None,
     config: o.Config = None,
     out: o.Out = None,
@@ -145,6 +173,7 @@ def perturb(
       vlmbench perturb --prune none,zoo@0.9
       vlmbench perturb --suite all --cross
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
+      vlmbench perturb --model openai:NAME --base-url http://localhost:8000/v1 --max-calls 5000
     """
     given, run_options = o.begin(ctx, config)
     from vlmbench.cli.quiet import quiet_libraries
@@ -164,6 +193,8 @@ def perturb(
         cross_size=given["cross_size"],
         samples=given["samples"],
         temperature=given["temperature"],
+        forecast=given["forecast"],
+        drift=given["drift"],
     )
     check_names(run_options, plan)
     quiet_libraries()

@@ -43,7 +43,8 @@ class Mention:
 class SceneQuestion:
     """A question with its one-word answer.
 
-    box: what is asked about, in master pixels; None where nothing is there (a "no", a count of 0).
+    boxes: of each object asked about, in master pixels, in the order of the mentions or of the scene; none
+    where nothing is there (a "no", a count of 0).
     phrasings: name -> the same question in other exact words, see `phrasings.TEMPLATES`.
     choices: every answer this kind can have.
     """
@@ -51,7 +52,7 @@ class SceneQuestion:
     kind: str
     question: str
     answer: str
-    box: Box | None
+    boxes: tuple[Box, ...]
     phrasings: dict[str, str]
     choices: tuple[str, ...]
     mentions: tuple[Mention, ...]
@@ -63,7 +64,7 @@ class Candidate:
 
     answer: str
     mentions: tuple[Mention, ...]
-    box: Box | None
+    boxes: tuple[Box, ...]
 
 
 def ask(scene: Scene, seed: int, per_kind: int = 1) -> list[SceneQuestion]:
@@ -104,7 +105,7 @@ def _question(kind: str, candidate: Candidate) -> SceneQuestion:
     texts = {name: spell(kind, name, candidate.mentions) for name in TEMPLATES[kind]}
     question = texts.pop(CANONICAL)
     return SceneQuestion(
-        kind, question, candidate.answer, candidate.box, texts, CHOICES[kind], candidate.mentions
+        kind, question, candidate.answer, candidate.boxes, texts, CHOICES[kind], candidate.mentions
     )
 
 
@@ -118,13 +119,6 @@ def draw(kind: str, candidates: list[Candidate], random: np.random.RandomState) 
     return fitting[int(random.randint(len(fitting)))]
 
 
-def _union(boxes: list[Box]) -> Box | None:
-    if not boxes:
-        return None
-    x0, y0, x1, y1 = zip(*boxes, strict=True)
-    return min(x0), min(y0), max(x1), max(y1)
-
-
 def _named(slot: str, scene: Scene, index: int) -> Mention:
     o = scene.objects[index]
     return Mention(slot, o.colour if slot != "s" else None, o.shape if slot != "o" else None, index)
@@ -136,7 +130,7 @@ def _single(scene: Scene, slot: str, answer: Callable[[SceneObject], str | None]
     for index, o in enumerate(scene.objects):
         text = answer(o)
         if text is not None:
-            found.append(Candidate(text, (_named(slot, scene, index),), o.box))
+            found.append(Candidate(text, (_named(slot, scene, index),), (o.box,)))
     return found
 
 
@@ -167,7 +161,7 @@ def _existence(scene: Scene) -> list[Candidate]:
             near = (colour in colours) + (shape in shapes)
             # Both attributes are there, only not together: three times as likely as one alone.
             copies = {0: 0, 1: 1, 2: 3}[near] if (colour, shape) not in present else 0
-            found += [Candidate("no", (Mention("an", colour, shape, None),), None)] * copies
+            found += [Candidate("no", (Mention("an", colour, shape, None),), ())] * copies
     return found
 
 
@@ -175,9 +169,9 @@ def _count(scene: Scene) -> list[Candidate]:
     found = []
     named = [(colour, None) for colour in COLOURS] + [(None, shape) for shape in SHAPES]
     for colour, shape in named:
-        boxes = [o.box for o in scene.objects if o.colour == colour or o.shape == shape]
+        boxes = tuple(o.box for o in scene.objects if o.colour == colour or o.shape == shape)
         if len(boxes) <= 4:
-            found.append(Candidate(str(len(boxes)), (Mention("items", colour, shape, None),), _union(boxes)))
+            found.append(Candidate(str(len(boxes)), (Mention("items", colour, shape, None),), boxes))
     return found
 
 
@@ -188,7 +182,7 @@ def _relation(scene: Scene) -> list[Candidate]:
             answer = clear_relation(a, b) if i != j else None
             if answer is not None:
                 mentions = (_named("a", scene, i), _named("b", scene, j))
-                found.append(Candidate(answer, mentions, _union([a.box, b.box])))
+                found.append(Candidate(answer, mentions, (a.box, b.box)))
     return found
 
 

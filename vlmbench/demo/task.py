@@ -53,7 +53,7 @@ class DemoRows:
     """Rows of the demo. Every scene allows every kind of question, so row i is kind i % 7 of scene i // 7."""
 
     columns = (
-        "id", "question", "image", "answer", "category", "stratum", "cluster", "box", "phrasings",
+        "id", "question", "image", "answer", "category", "stratum", "cluster", "boxes", "phrasings",
     )  # fmt: skip
 
     def __init__(self, n_scenes: int, split: str) -> None:
@@ -113,7 +113,7 @@ class DemoRows:
             **self._labels(index),
             "question": asked.question,
             "answer": asked.answer,
-            "box": None if asked.box is None else list(asked.box),
+            "boxes": [list(box) for box in asked.boxes],
             "phrasings": asked.phrasings,
         }
 

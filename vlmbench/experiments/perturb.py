@@ -6,22 +6,25 @@ After "Questioning the Stability of Visual Question Answering" (arXiv 2511.11206
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, sampled, show_value, split_list
+from vlmbench.engine.plan import sees_question
 from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.experiments.crossing import crossed
-from vlmbench.experiments.options import RunOptions, check_sources
+from vlmbench.experiments.options import RunOptions, check_sources, check_tasks
 from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.metrics.tabulate import Variation
+from vlmbench.models.aliases import is_served
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
 from vlmbench.prune import NEWLINES, PRUNERS
 from vlmbench.registry import Entry
 
 if TYPE_CHECKING:
-    from vlmbench.experiments.session import Result
+    from vlmbench.experiments.session import Finished, Result, Session
+    from vlmbench.schema import Table
 
 SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
@@ -46,7 +49,7 @@ class PerturbOptions:
     """Models to perturb: pruners such as `zoo@0.9`, and `none` for the full one; None: the full one alone."""
     newline: str = "counted"
     churn: bool = False
-    """Each pruner under each image perturbation also with the tokens of the unperturbed image."""
+    """Each pruner under each perturbation also with the tokens of the unperturbed request."""
     cross: bool = False
     """Image and question perturbed together, for a seeded sample of pairs."""
     cross_size: int = 24
@@ -54,6 +57,10 @@ class PerturbOptions:
     samples: int = 0
     """Answers drawn at `temperature`, beside the greedy one: self-consistency."""
     temperature: float = 0.7
+    forecast: bool = False
+    """Foretell flips of image variants from one backward pass, beside those that happen."""
+    drift: bool = False
+    """How far visual tokens and the last state move inside the model."""
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -107,7 +114,7 @@ def variations(options: PerturbOptions, phrasings: Sequence[str] = (), seed: int
         found += _sampled(pruner, options)
         found += _crossed(pruner, pairs)
         if pruner is not None and options.churn:
-            found += _frozen(pruner, images)
+            found += _frozen(pruner, images, questions)
     return list({v.condition.id: v for v in found}.values())
 
 
@@ -153,18 +160,16 @@ def _crossed(prune: Part | None, pairs: Sequence[tuple[Part, Part]]) -> Iterator
         yield Variation(condition, "cross", f"{image.name} x {question.name}", "", Condition(prune=prune).id)
 
 
-def _frozen(prune: Part, images: Sequence[Part]) -> Iterator[Variation]:
-    """The model under one pruner and each image perturbation, with the tokens chosen on the original."""
+def _frozen(prune: Part, images: Sequence[Part], questions: Sequence[Part]) -> Iterator[Variation]:
+    """The model under one pruner and each perturbation, with the tokens chosen on the original; questions
+    only where the pruner sees them, for else the tokens are the same."""
     if "mask" not in prune.parameters:  # a control that chooses nothing
         return
     mask = PRUNERS.get(prune.name).part(**{**prune.parameters, "mask": "frozen"})
-    null = {part.label for part in IMAGES.suite("null")}
-    for part in images:
-        axis = "null" if part.label in null else "image"
-        strength = _strength(part, IMAGES.get(part.name))
-        yield Variation(
-            Condition(image=part, prune=mask), axis, part.name, strength, Condition(prune=prune).id
-        )
+    reference = Condition(prune=prune)
+    seen = questions if sees_question(reference) else ()
+    for v in _of_model(mask, images, seen, repeats=0):
+        yield replace(v, reference=reference.id)
 
 
 def _pruners(text: str | None) -> list[Part | None]:
@@ -239,18 +244,43 @@ def _strength(part: Part, entry: Entry) -> str:
 def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
     """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
     variations(perturb)
+    if is_served(options.model):
+        from vlmbench.experiments.served_options import check_served
+
+        check_tasks(options)
+        check_served(options, perturb)
+        return
+    if options.server.base_url is not None:
+        raise UsageError(f"--base-url goes with --model openai:NAME: got --model {options.model}")
     check_sources(options)
+
+
+def _session(options: RunOptions) -> Session:
+    if is_served(options.model):
+        from vlmbench.experiments.served import ServedSession
+
+        return ServedSession(options, "perturb")
+    from vlmbench.experiments.session import Session
+
+    return Session(options, "perturb")
 
 
 def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     """The whole experiment."""
     check_names(options, perturb)
-    from vlmbench.experiments.session import Session
+    from vlmbench.experiments.inspection import Inspected, inspected
     from vlmbench.experiments.tables import TaskPlan
 
-    session = Session(options, "perturb")
+    session = _session(options)
     plans = [
         TaskPlan(task, items, limit, variations(perturb, task.phrasing_names, options.seed))
         for task, items, limit in session.chosen
     ]
-    return session.run(plans, perturb.space, perturb.newline)
+    asked = Inspected(perturb.forecast, perturb.drift)
+    if not asked:
+        return session.run(plans, perturb.space, perturb.newline)
+
+    def finish(finished: Finished) -> Table:
+        return inspected(finished, plans, asked, options.batch_size or 16, options.show_progress)
+
+    return session.run(plans, perturb.space, perturb.newline, finish)

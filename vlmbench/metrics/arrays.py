@@ -28,6 +28,7 @@ class Arrays:
         self.score = np.full((n, m), np.nan)
         self.margin = np.full((n, m), np.nan)
         self.prob = np.full((n, m), np.nan)
+        self.prob_margin = np.full((n, m), np.nan)
         self.tie = np.zeros((n, m), dtype=bool)
         self.unchanged = np.zeros((n, m), dtype=bool)
         names = [variation.condition.id for variation in result.variations]
@@ -67,6 +68,7 @@ class Arrays:
             (self.score, record.score),
             (self.margin, record.min_margin),
             (self.prob, record.prob),
+            (self.prob_margin, record.prob_margin),
         ):
             if value is not None:
                 array[i, j] = value

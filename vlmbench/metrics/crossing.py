@@ -110,7 +110,7 @@ def _flip_interaction(outcomes: Outcomes, matched: Bools, flips: Sequence[Bools]
         )
         value += weight * (xy - 1 + (1 - x) * (1 - y))
         psi += weight * (psi_xy - (1 - y) * psi_x - (1 - x) * psi_y)
-    some: Bools = matched.any(axis=1)
+    some: Bools = np.asarray(matched.any(axis=1))
     return not_certain(from_influence(value, psi, outcomes.cluster, some, bound=None), outcomes.cluster, some)
 
 

@@ -16,6 +16,7 @@ from vlmbench.metrics.cost import LlmShape
 from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.evidence import evidence_metrics
 from vlmbench.metrics.fairness import DOWNSAMPLED, needy_accuracy, yes_shift
+from vlmbench.metrics.nearness import nearness
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
 from vlmbench.metrics.retention import retention_metrics
 from vlmbench.metrics.spending import cost, tokens
@@ -255,8 +256,12 @@ def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str
 
     def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
         found = summarise(arrays.outcomes, columns, mask, [] if group.get("axis") == "repeat" else floor)
+        near = nearness(arrays.outcomes, np.array(columns), arrays.prob_margin, mask)
         return Summary(
-            task=result.block.task, group={**named, **group}, metrics=found.metrics, counts=found.counts
+            task=result.block.task,
+            group={**named, **group},
+            metrics={**found.metrics, **near},
+            counts=found.counts,
         )
 
     if floor:

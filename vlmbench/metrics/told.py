@@ -17,17 +17,19 @@ _BOOLEAN = {"yes": 1, "no": 0}
 @dataclass(frozen=True, eq=False)
 class Told:
     """yes int [n, m]: 1 yes, 0 no, -1 anything else, also where the question is not one of yes and no;
-    evidence and kept_overlap float [n, m] as in `Record`, NaN where unknown."""
+    evidence, evidence_least and kept_overlap float [n, m] as in `Record`, NaN where unknown; records of older
+    versions have no `evidence_least`: their `evidence` stands in, which is the same for one box."""
 
     yes: Ints
     evidence: Floats
+    evidence_least: Floats
     kept_overlap: Floats
 
     @classmethod
     def of(cls, items: Sequence[Item], records: Sequence[Sequence[Record | None]]) -> Told:
         """records [n][m]."""
         shape = (len(items), len(records[0]) if records else 0)
-        told = cls(np.full(shape, -1, np.int64), np.full(shape, np.nan), np.full(shape, np.nan))
+        told = cls(np.full(shape, -1, np.int64), *(np.full(shape, np.nan) for _ in range(3)))
         for i, (item, row) in enumerate(zip(items, records, strict=True)):
             boolean = is_boolean(item)
             for j, record in enumerate(row):
@@ -35,8 +37,10 @@ class Told:
                     continue
                 if boolean and record.answer is not None:
                     told.yes[i, j] = _BOOLEAN.get(_word(record.answer), -1)
+                least = record.evidence if record.evidence_least is None else record.evidence_least
                 for array, value in (
                     (told.evidence, record.evidence),
+                    (told.evidence_least, least),
                     (told.kept_overlap, record.kept_overlap),
                 ):
                     if value is not None:
@@ -45,7 +49,7 @@ class Told:
 
     def rows(self, mask: Bools) -> Told:
         """The items where `mask` [n] is True."""
-        return Told(self.yes[mask], self.evidence[mask], self.kept_overlap[mask])
+        return Told(self.yes[mask], self.evidence[mask], self.evidence_least[mask], self.kept_overlap[mask])
 
 
 def is_boolean(item: Item) -> bool:

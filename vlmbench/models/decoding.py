@@ -34,8 +34,8 @@ class Generation:
     kept_hash: str | None = None
     """Names the set of visual tokens that reached the last layer; None where all of them did."""
     kept: Tensor | None = None
-    """[k] int64 on the CPU, ascending: the visual tokens of the prompt whose places reached it; None where all
-    of them did."""
+    """[k] int64 on the CPU, ascending: the visual tokens of the prompt whose places reached it; None where
+    all of them did."""
     share: Tensor | None = None
     """[n] float32 on the CPU: how much of each visual token of the prompt reached it; see
     `VisualInput.share`."""
@@ -113,8 +113,7 @@ def generate(
         **inputs, generation_config=config, logits_processor=LogitsProcessorList([watch])
     )
     new = sequences[:, inputs["input_ids"].shape[1] :].cpu()
-    ends = _as_list(config.eos_token_id)
-    lengths = [_length(row.tolist(), ends) for row in new]
+    lengths = answer_lengths(new, config.eos_token_id)
     assert watch.first is not None
     first = watch.first.cpu()
     gaps = torch.stack([top[:, 0] - top[:, 1] for top in watch.top], dim=1).cpu()
@@ -133,10 +132,10 @@ def generate(
     ]
 
 
-def _as_list(token: int | Sequence[int] | None) -> set[int]:
-    if token is None:
-        return set()
-    return {token} if isinstance(token, int) else set(token)
+def answer_lengths(new: Tensor, eos: int | Sequence[int] | None) -> list[int]:
+    """Per row of new tokens [B, T] how many are the answer's, the end token included."""
+    ends = set() if eos is None else {eos} if isinstance(eos, int) else set(eos)
+    return [_length(row, ends) for row in new.tolist()]
 
 
 def _length(tokens: Sequence[int], ends: set[int]) -> int:

@@ -1,4 +1,4 @@
-"""Oracle: the tokens of the region that the question is about, told by the task, then diversity."""
+"""Oracle: the tokens of the boxes that the question is about, told by the task, then diversity."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.given import given
@@ -19,17 +20,19 @@ from vlmbench.prune.ties import descending
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(Batched):
-    """Tokens that see the asked region, then those that differ most from all kept ones.
+    """Tokens that see the boxes asked about, then those that differ most from all kept ones.
 
-    First every token whose cell overlaps the item's boxes; where they are too many, those that cover most of
-    them. The rest of the budget goes to the token farthest (1 - cosine) from its nearest kept one, again and
-    again, as in DivPrune. No real method is told the boxes: this is the ceiling of any that reads the
-    question, and where it loses answers, it was not the region's tokens that were missing.
+    First every token whose cell overlaps one of the item's boxes. Where they are too many, the boxes choose
+    in turn: each keeps the token that covers most of it, then each its second, and so on; a token that has
+    been kept for another box serves both. The rest of the budget goes to the token farthest (1 - cosine) from
+    its nearest kept one, again and again, as in DivPrune. No real method is told the boxes: this is the
+    ceiling of any that reads the question, and where it loses answers, it was not the boxes' tokens that were
+    missing.
 
     This project's control; diversity as in DivPrune (https://arxiv.org/abs/2503.02175).
 
-    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and evidence [N]; an image without
-    any, beside another that has the region, is DivPrune's.
+    Parameters: ratio, keep, positions (see Pruner). Reads features [N, d] and evidence [N, b]; an image
+    without any, beside another that has the boxes, is DivPrune's.
     """
 
     text_dependent: ClassVar[bool] = True
@@ -40,21 +43,34 @@ class Oracle(Batched):
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         evidence = [given(ctx, "evidence", "oracle").to(ctx.features.device) for ctx in contexts]
+        boxes = max((share.shape[1] for share in evidence), default=0)
+        evidence = [pad(share, (0, boxes - share.shape[1])) for share in evidence]  # of boxes that none sees
         seen = [share if bool((share > 0).any()) else None for share in evidence]
-        return greedy_many([ctx.features for ctx in contexts], seen, ks, _region_then_diversity)
+        return greedy_many([ctx.features for ctx in contexts], seen, ks, _boxes_then_diversity)
 
 
-def _region_then_diversity(features: Tensor, evidence: Tensor | None, k: int) -> Tensor:
-    """Indices [B, k], ascending; features [B, N, d], evidence [B, N], with a token above 0 in each image, or
-    None where no image has any."""
+def _boxes_then_diversity(features: Tensor, evidence: Tensor | None, k: int) -> Tensor:
+    """Indices [B, k], ascending; features [B, N, d], evidence [B, N, b], with a token above 0 in each image,
+    or None where no image has any."""
     if evidence is None:
         return greedy(features, None, k)
     unit = unit_length(features)
-    # -1: a sliver of evidence is no tie with none
-    order = descending(torch.where(evidence > 0, evidence, -1.0))
-    counts = (evidence > 0).sum(1).clamp(max=k)
+    order, counts = in_turn(evidence)
     steps = _steps_on_cpu if unit.device.type == "cpu" else _steps
-    return steps(unit, order, counts, k).sort(1).values
+    return steps(unit, order, counts.clamp(max=k), k).sort(1).values
+
+
+def in_turn(evidence: Tensor) -> tuple[Tensor, Tensor]:
+    """order [B, N] and counts [B]: the first `counts` of an image's `order` are the tokens that see a box,
+    ordered as the boxes choose them in turn; evidence [B, N, b]."""
+    sees = evidence.mT > 0
+    _, boxes, n = sees.shape
+    # -1: a sliver of a box is no tie with nothing
+    place = descending(torch.where(sees, evidence.mT, -1.0))
+    rank = torch.empty_like(place).scatter_(2, place, torch.arange(n, device=place.device).expand_as(place))
+    turn = rank * boxes + torch.arange(boxes, device=place.device)[:, None]
+    first = torch.where(sees, turn, n * boxes).amin(1)
+    return first.argsort(dim=1, stable=True), sees.any(1).sum(1)
 
 
 def _steps_on_cpu(unit: Tensor, order: Tensor, counts: Tensor, k: int) -> Tensor:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner, Reduced
+from vlmbench.prune.base import Batched, Context, Reduced
 from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, check_finite
+from vlmbench.prune.greedy import by_tile, check_all_finite
 
 _ASPECT = 2.0  # cells may be this much wider or higher than the grid's own shape says
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool(Pruner):
+class Pool(Batched):
     """A coarser feature grid: the mean over each of h' x w' <= k cells.
 
     h' x w' is the largest product within the budget whose cells are at most twice as wide or high as the
@@ -31,35 +32,41 @@ class Pool(Pruner):
 
     merges: ClassVar[bool] = True
     adaptive: ClassVar[bool] = True
+    averages: ClassVar[bool] = True
 
-    def reduce(self, ctx: Context, k: int) -> Reduced:
-        features = ctx.features.float()
-        check_finite(features, "visual features")
-        grid = ctx.grid
-        weights, centres = [], []
-        tiles = by_tile(grid)
-        for members, share in zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True):
-            if share == 0:
-                continue
-            cell, distance = _cells(grid[members, 1:], share)
-            filled, cell, size = torch.unique(cell, return_inverse=True, return_counts=True)
-            row = torch.zeros(len(filled), ctx.n, device=grid.device)
-            row[cell, members] = (1 / size)[cell]
-            weights.append(row)
-            # by cell, then distance, then index: the first of each cell is nearest to its centre
-            order = distance.argsort(stable=True)
-            order = order[cell[order].argsort(stable=True)]
-            centres.append(members[order[size.cumsum(0) - size]])
-        position_from, order = torch.cat(centres).sort()
-        made = torch.cat(weights)[order]
-        source = torch.where((made > 0).sum(1) == 1, position_from, -1)
-        made = made.to(features.device)
-        return Reduced(
-            features=(made @ features).to(ctx.features.dtype),
-            source=source.to(features.device),
-            weights=made,
-            position_from=position_from.to(features.device),
-        )
+    def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        pooled: dict[tuple[bytes, int], tuple[Tensor, Tensor, Tensor]] = {}
+        made = []
+        for ctx, k in zip(contexts, ks, strict=True):
+            place = (ctx.grid.cpu().numpy().tobytes(), k)
+            if place not in pooled:
+                pooled[place] = _pooling(ctx.grid, k)
+            source, weights, position_from = (each.to(ctx.features.device) for each in pooled[place])
+            means = (weights @ ctx.features.float()).to(ctx.features.dtype)
+            made.append(Reduced(means, source, weights, position_from))
+        return made
+
+
+def _pooling(grid: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """source [k'], weights [k', N] and position_from [k'] of every image with this grid [N, 3]; k' <= k."""
+    weights, centres = [], []
+    tiles = by_tile(grid)
+    for members, share in zip(tiles, split_budget(k, [len(m) for m in tiles]), strict=True):
+        if share == 0:
+            continue
+        cell, distance = _cells(grid[members, 1:], share)
+        filled, cell, size = torch.unique(cell, return_inverse=True, return_counts=True)
+        row = torch.zeros(len(filled), len(grid), device=grid.device)
+        row[cell, members] = (1 / size)[cell]
+        weights.append(row)
+        # by cell, then distance, then index: the first of each cell is nearest to its centre
+        order = distance.argsort(stable=True)
+        order = order[cell[order].argsort(stable=True)]
+        centres.append(members[order[size.cumsum(0) - size]])
+    position_from, order = torch.cat(centres).sort()
+    made = torch.cat(weights)[order]
+    return torch.where((made > 0).sum(1) == 1, position_from, -1), made, position_from
 
 
 def shape(height: int, width: int, k: int) -> tuple[int, int]:

@@ -29,10 +29,14 @@ def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         if full:
             row.append(short_percent(metrics.get("flip_rate_full")))
         rows.append(tuple(row))
-    lines = ["overlap: kept tokens that see the place of one kept on the unperturbed image"]
+    lines = ["overlap: kept tokens that see the place of one kept on the unperturbed input"]
     if frozen:
         lines.append(
-            "frozen: flips with the tokens of the unperturbed image; their difference is due to churn"
+            "frozen: flips with the tokens of the unperturbed input; their difference is due to churn"
+        )
+    if any(s.group["axis"] == "question" for s in groups):
+        lines.append(
+            "a rewritten question has a row only where the pruner sees it: else the tokens are the same"
         )
     columns = ["pruner", "family", "overlap %", "flips %"]
     columns += ["frozen", "due to churn"] * frozen + ["full"] * full

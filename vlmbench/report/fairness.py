@@ -122,7 +122,7 @@ def _lost_section(block: TaskBlock, pruned: Sequence[Cell]) -> Section:
         for cell in told
     )
     lines = (
-        f"{n:,} items with a box; evidence: share of the box that kept tokens see; dropped: less than 5 %",
+        f"{n:,} items with boxes; evidence: share of each that kept tokens see; dropped: one box, below 5 %",
         "lost: full model right, pruned wrong; of these, evidence dropped; the rest was kept and not used",
     )
     columns = ("method", "ratio", "evidence %", "dropped", "lost %", "lost: dropped %")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from vlmbench.report.churn import churn_sections
 from vlmbench.report.crossing import crossing_sections
 from vlmbench.report.figures import Section, percent, short_label, short_percent
+from vlmbench.report.forecast import forecast_sections
 from vlmbench.report.pruning import pruning_sections
 from vlmbench.schema import Summary, Table, TaskBlock
 
@@ -25,7 +26,8 @@ def sections(table: Table) -> list[Section]:
 
 def _head(table: Table) -> Section:
     model, dtype, seed = (table.identity.get(key, "?") for key in ("model", "dtype", "seed"))
-    lines = [f"model {model} · {dtype} · seed {seed}"]
+    ran = f"served by {table.identity['server']}" if "server" in table.identity else dtype
+    lines = [f"model {model} · {ran} · seed {seed}"]
     for block in table.tasks:
         n = len(block.items)
         limit = f" of {block.n_total}" if block.limit is not None else ""
@@ -52,7 +54,7 @@ def _times(table: Table) -> Iterator[str]:
         yield f"milliseconds per request: {stages} (preparing runs beside the model)"
 
 
-_PRUNING = {"condition", "method", "budget", "churn", "cross"}
+_PRUNING = {"condition", "method", "budget", "churn", "cross", "forecast", "drift"}
 """Keys of summaries that do not tell what perturbations do to one model."""
 
 
@@ -70,6 +72,7 @@ def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         for section in _stability_sections(table, block, own, pruner):
             yield replace(section, title=f"{section.title} · {pruner}") if pruner else section
     yield from crossing_sections(table, block)
+    yield from forecast_sections(table, block)
     yield from churn_sections(table, block)
 
 
@@ -184,13 +187,14 @@ def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
             percent(s.metrics.get("flip_rate")),
             short_percent(s.metrics.get("excess_flip_rate"), signed=True),
             short_percent(s.metrics.get("any_flip")),
+            short_percent(s.metrics.get("near_flip_rate")),
             short_percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts.get("pairs", 0)),
             str(s.counts.get("flips_tied", 0)),
         )
         for s in families
     )
-    columns = ("axis", "family", "flip rate %", "excess", "any", "Δacc", "pairs", "ties")
+    columns = ("axis", "family", "flip rate %", "excess", "any", "near", "Δacc", "pairs", "ties")
     return Section(f"{block.task}: by family", columns=columns, rows=rows)
 
 
