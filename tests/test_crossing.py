@@ -14,8 +14,10 @@ from vlmbench.experiments.perturb import PerturbOptions, variations
 from vlmbench.metrics.bootstrap import bootstrap_sums
 from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.outcomes import STATES, Outcomes
+from vlmbench.metrics.significance import holm, sign_flip
 from vlmbench.metrics.tabulate import Variation
-from vlmbench.schema import State
+from vlmbench.metrics.tested import with_tests
+from vlmbench.schema import State, Summary
 
 IMAGES = [Part("shift", label=f"shift(dx={i})") for i in range(5)] + [Part("pad"), Part("crop")]
 QUESTIONS = [Part("case"), Part("polite", label="polite(r=1)"), Part("polite", label="polite(r=2)")]
@@ -131,3 +133,23 @@ def test_error_of_the_interaction_equals_the_bootstrap() -> None:
     n, xy, x, y = np.moveaxis(sums, 2, 0)
     replicates = ((xy - n + (n - x) * (n - y) / n).sum(1)) / n.sum(1)
     assert found.se == pytest.approx(replicates.std(), rel=0.06)
+
+
+def test_families_are_tested_and_corrected() -> None:
+    made, _ = outcomes(7, 60, 2)
+    one, many = Summary(task="t", group={"family": "x"}, metrics={}), Summary(task="t", group={}, metrics={})
+    found = with_tests(made, [(one, [1]), (many, [1, 2, 4])])
+    scored = made.scored_pairs[:, 1]
+    right = made.score > 0.5
+    assert found[0].counts == {
+        "b": int((scored & right[:, 0] & ~right[:, 1]).sum()),
+        "c": int((scored & ~right[:, 0] & right[:, 1]).sum()),
+    }
+    columns = [1, 2, 4]
+    change = np.where(made.scored_pairs[:, columns], made.score[:, columns] - made.score[:, [0]], np.nan)
+    total = np.where(np.isnan(change).all(1), np.nan, np.nansum(change, axis=1))
+    assert found[1].metrics["accuracy_p"].value == sign_flip(total, made.cluster).p
+    p = [f.metrics["accuracy_p"].value for f in found]
+    assert [f.metrics["accuracy_p_holm"].value for f in found] == pytest.approx(holm(p).tolist())
+    nothing = with_tests(made, [(one, [])])
+    assert nothing == [one]

@@ -36,8 +36,21 @@ GRID = [
     for suite in entry.suites.values()
     for params in suite
 ]
-SEEDED = {"noise", "lsb", "overlay"}
+STRESSED = [
+    "glass_blur",
+    "motion_blur",
+    "defocus_blur",
+    "down_up",
+    "pixelate",
+    "elastic",
+    "fog",
+    "shot_noise",
+]
+SEEDED = {"noise", "lsb", "overlay", "glass_blur", "motion_blur", "elastic", "fog", "shot_noise"}
 SIZE = (200, 150)
+# Pixels by which a dot's centre and a box's sides may be off: these scatter or bend what is in between.
+DOT_OFF = {"glass_blur": 0.5, "shot_noise": 0.5, "elastic": 1.0, "pixelate": 0.3}
+BOX_OFF = {"rotate": 1.6, "glass_blur": 2.0, "pixelate": 2.0}
 
 
 def build(entry: Entry | str, **params: Any) -> Any:
@@ -136,7 +149,9 @@ def test_grids_are_the_defined_ones() -> None:
     expected |= {f"noise(sigma={s})" for s in (1, 2, 3)}
     assert labels == expected
     assert len(IMAGES.suite("benign")) == len(expected)
-    assert {part.label for part in IMAGES.suite("stress")} == {"rotate(deg=-30)", "rotate(deg=30)"}
+    stress = {"rotate(deg=-30)", "rotate(deg=30)"}
+    stress |= {f"{name}(severity={s})" for name in STRESSED for s in (1, 3, 5)}
+    assert {part.label for part in IMAGES.suite("stress")} == stress
     assert {part.name for part in IMAGES.suite("null")} == {"lsb"}
 
 
@@ -203,14 +218,14 @@ def test_points_move_as_the_pixels_did(entry: Entry, params: Mapping[str, Any]) 
             continue
         rows, columns = np.indices(seen.shape) + 0.5
         centre = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
-        assert centre == pytest.approx(expected, abs=0.2)
+        assert centre == pytest.approx(expected, abs=DOT_OFF.get(entry.name, 0.2))
         found += 1
     assert found >= 4
 
 
 @pytest.mark.parametrize(("entry", "params"), GRID)
 def test_boxes_move_as_the_pixels_did(entry: Entry, params: Mapping[str, Any]) -> None:
-    for box in ((40, 40, 80, 80), (120, 30, 123, 33), (0, 20, 30, 60)):
+    for box in ((40, 40, 80, 80), (0, 20, 30, 60), (120, 30, 123, 33)):
         mark = np.zeros((SIZE[1], SIZE[0]))
         mark[box[1] : box[3], box[0] : box[2]] = 110
         seen, transform = change(build(entry, **params), mark)
@@ -219,9 +234,11 @@ def test_boxes_move_as_the_pixels_did(entry: Entry, params: Mapping[str, Any]) -
         if entry.name == "shift":  # `box` tells of the larger piece
             left, right = seen[:, : SIZE[0] // 2], seen[:, SIZE[0] // 2 :]
             (left if left.sum() < right.sum() else right)[:] = 0
-        rows, columns = np.nonzero(seen > 45)
+        if "severity" in params and box[2] - box[0] == 3:
+            continue  # as wide as the blur
+        rows, columns = np.nonzero(seen > (seen.max() / 2 if "severity" in params else 45))
         pixels = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        assert transform.box(box) == pytest.approx(pixels, abs=1.6 if entry.name == "rotate" else 1.0)
+        assert transform.box(box) == pytest.approx(pixels, abs=BOX_OFF.get(entry.name, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -451,6 +468,7 @@ PINNED = {
     "gamma(percent=-5)": "ed5bc22b5b262a28",
     "noise(sigma=3)": "1bccedc3569795ba",
     "lsb(share=0.1)": "0f8394a6f9a36ffd",
+    "pixelate(severity=3)": "e97e34d2f700786d",
 }
 
 

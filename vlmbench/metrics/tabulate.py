@@ -22,6 +22,7 @@ from vlmbench.metrics.retention import retention_metrics
 from vlmbench.metrics.spending import cost, tokens
 from vlmbench.metrics.stability import cell_metrics, summarise
 from vlmbench.metrics.sweep import budget_summary, method_summaries
+from vlmbench.metrics.tested import with_tests
 from vlmbench.metrics.told import Told
 from vlmbench.packing import pack_indices
 from vlmbench.schema import Cell, Column, Estimate, Record, Summary, TaskBlock
@@ -272,11 +273,15 @@ def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str
         yield over({"axis": "all"}, everything)
     for axis in _distinct(v.axis for _, v in variants):
         yield over({"axis": axis}, [j for j, v in variants if v.axis == axis])
-    for axis, family in _distinct(
-        (v.axis, v.family) for _, v in variants if v.axis not in ("sample", "cross")
-    ):
-        mine = [(j, v) for j, v in variants if (v.axis, v.family) == (axis, family)]
-        yield over({"axis": axis, "family": family}, [j for j, _ in mine])
+    families = {
+        (axis, family): [(j, v) for j, v in variants if (v.axis, v.family) == (axis, family)]
+        for axis, family in _distinct((v.axis, v.family) for _, v in variants)
+        if axis not in ("sample", "cross")
+    }
+    places = {key: [j for j, _ in mine] for key, mine in families.items()}
+    tested = [(over({"axis": a, "family": f}, places[a, f]), places[a, f]) for a, f in families]
+    yield from with_tests(arrays.outcomes, tested)
+    for (axis, family), mine in families.items():
         strengths = list(_distinct(v.strength for _, v in mine))
         if len(strengths) > 1:
             for strength in strengths:

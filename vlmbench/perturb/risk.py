@@ -54,3 +54,11 @@ def strip_risks(width: float) -> frozenset[str]:
 def photometric_risks(percent: float) -> frozenset[str]:
     """Beyond 10 percent, twice the benign strength, a shade may get another name."""
     return frozenset({"colour"}) if abs(percent) > 10 else frozenset()
+
+
+def detail_risks(severity: int) -> frozenset[str]:
+    """What a loss of detail of the stress set may break: text at once, above severity 3 also counts, because
+    small things vanish and near ones run together."""
+    if severity <= 0:
+        return frozenset()
+    return frozenset({"ocr"}) if severity <= 3 else frozenset({"ocr", "count"})

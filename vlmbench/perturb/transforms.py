@@ -23,7 +23,8 @@ Points = NDArray[np.float64]
 Matrix = tuple[float, float, float, float, float, float]
 """a, b, c, d, e, f of x' = a x + b y + c, y' = d x + e y + f."""
 
-_EPS = 1e-6  # pixels; what rounding may push over a border still counts as on it
+EPS = 1e-6
+"""Pixels; what rounding may push over a border still counts as on it."""
 
 
 @runtime_checkable
@@ -80,7 +81,7 @@ class Affine:
         moved = self._map(xy)
         if self.wrap:
             moved = np.mod(moved, self.out_size)
-        lost = ~(_inside(xy, self.in_size) & _inside(moved, self.out_size))
+        lost = ~(inside(xy, self.in_size) & inside(moved, self.out_size))
         moved = np.clip(moved, 0.0, self.out_size)
         moved[lost] = np.nan
         return moved
@@ -88,18 +89,18 @@ class Affine:
     def box(self, box: Box) -> Box | None:
         x0, x1 = max(box[0], 0.0), min(box[2], float(self.in_size[0]))
         y0, y1 = max(box[1], 0.0), min(box[3], float(self.in_size[1]))
-        if x1 - x0 <= _EPS or y1 - y0 <= _EPS:
+        if x1 - x0 <= EPS or y1 - y0 <= EPS:
             return None
         if self.wrap:
             left, right = _wrapped(x0, x1, self.matrix[2], self.out_size[0])
             top, bottom = _wrapped(y0, y1, self.matrix[5], self.out_size[1])
             return left, top, right, bottom
         corners = self._map(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64))
-        rest = _clipped([(float(x), float(y)) for x, y in corners], self.out_size)
+        rest = clipped([(float(x), float(y)) for x, y in corners], self.out_size)
         if not rest:
             return None
         xs, ys = [x for x, _ in rest], [y for _, y in rest]
-        if max(xs) - min(xs) <= _EPS or max(ys) - min(ys) <= _EPS:
+        if max(xs) - min(xs) <= EPS or max(ys) - min(ys) <= EPS:
             return None
         return min(xs), min(ys), max(xs), max(ys)
 
@@ -172,16 +173,16 @@ def scaling(size: Size, out_size: Size) -> Affine:
     return Affine((out_size[0] / size[0], 0.0, 0.0, 0.0, out_size[1] / size[1], 0.0), size, out_size)
 
 
-def _inside(xy: Points, size: Size) -> NDArray[np.bool_]:
-    # NaN compares false, so a lost point stays lost.
+def inside(xy: Points, size: Size) -> NDArray[np.bool_]:
+    """[n] whether each point is on a canvas; a lost one (NaN) is not."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(((xy >= -_EPS) & (xy <= np.asarray(size) + _EPS)).all(axis=1))
+        return np.asarray(((xy >= -EPS) & (xy <= np.asarray(size) + EPS)).all(axis=1))
 
 
 def _wrapped(low: float, high: float, shift: float, size: int) -> tuple[float, float]:
     """The larger piece of the interval [low, high] after a shift on a circle of length `size`."""
     length = high - low
-    if length >= size - _EPS:
+    if length >= size - EPS:
         return 0.0, float(size)
     start = (low + shift) % size
     over = start + length - size
@@ -190,8 +191,11 @@ def _wrapped(low: float, high: float, shift: float, size: int) -> tuple[float, f
     return (start, float(size)) if length - over >= over else (0.0, over)
 
 
-def _clipped(polygon: list[tuple[float, float]], size: Size) -> list[tuple[float, float]]:
-    """The corners of a convex polygon's part on the canvas (Sutherland-Hodgman)."""
+def clipped(polygon: list[tuple[float, float]], size: Size) -> list[tuple[float, float]]:
+    """The corners of a polygon's part on the canvas (Sutherland-Hodgman).
+
+    Where that part of a bent polygon is in pieces, they are joined along the border: its bounds stay true.
+    """
     for axis, bound, sign in ((0, 0, 1), (0, size[0], -1), (1, 0, 1), (1, size[1], -1)):
         kept: list[tuple[float, float]] = []
         for here, there in zip(polygon, [*polygon[1:], *polygon[:1]], strict=True):

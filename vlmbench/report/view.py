@@ -10,7 +10,7 @@ from vlmbench.report.crossing import crossing_sections
 from vlmbench.report.figures import Section, percent, short_label, short_percent
 from vlmbench.report.forecast import forecast_sections
 from vlmbench.report.pruning import pruning_sections
-from vlmbench.schema import Summary, Table, TaskBlock
+from vlmbench.schema import Estimate, Summary, Table, TaskBlock
 
 
 def sections(table: Table) -> list[Section]:
@@ -123,6 +123,7 @@ def _stability_sections(
     families = [s for s in summaries if "family" in s.group and "strength" not in s.group]
     if families:
         yield _family_section(block, families)
+        yield from _tested_section(block, families)
     by_strength = [s for s in summaries if "strength" in s.group]
     if by_strength:
         yield _strength_section(block, by_strength)
@@ -196,6 +197,30 @@ def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
     )
     columns = ("axis", "family", "flip rate %", "excess", "any", "near", "Δacc", "pairs", "ties")
     return Section(f"{block.task}: by family", columns=columns, rows=rows)
+
+
+def _tested_section(block: TaskBlock, families: Sequence[Summary]) -> Iterator[Section]:
+    """Whether accuracy changes; absent in tables of older versions."""
+    rows = tuple(
+        (
+            s.group["axis"],
+            s.group["family"],
+            percent(s.metrics.get("accuracy_change"), signed=True),
+            str(s.counts["b"]),
+            str(s.counts["c"]),
+            *(_p_value(s.metrics[name]) for name in ("accuracy_p", "accuracy_p_holm")),
+        )
+        for s in families
+        if "accuracy_p" in s.metrics
+    )
+    if rows:
+        lines = ("b: right, then wrong; c: wrong, then right (McNemar); Holm over the families",)
+        columns = ("axis", "family", "accuracy change, points", "b", "c", "p", "Holm")
+        yield Section(f"{block.task}: accuracy under perturbation", lines, columns, rows)
+
+
+def _p_value(figure: Estimate) -> str:
+    return "-" if figure.value is None else f"{figure.value:.2g}" if figure.value >= 1e-4 else "<1e-4"
 
 
 def _strength_section(block: TaskBlock, groups: Sequence[Summary]) -> Section:

@@ -41,6 +41,26 @@ def _photometric(name: str, summary: str) -> Entry:
     )
 
 
+_SEVERITY = Param("severity", 0, "0 = none, 1 = mild to 5 = worst", low=0, high=5, strength=True)
+_DETAIL = "small text; above severity 3 also counts"
+
+
+def _stress(
+    name: str, target: str, summary: str, breaks: str = _DETAIL, source: str = "arXiv 1903.12261"
+) -> Entry:
+    """Like ImageNet-C's: five severities, strengths in proportion to the shorter side, 224 px for its own."""
+    return Entry(
+        name,
+        f"vlmbench.perturb.image.{name}:{target}",
+        summary,
+        params=(_SEVERITY,),
+        suites={"stress": _grid("severity", (1, 3, 5))},
+        identity={"severity": 0},
+        breaks=breaks,
+        source=f"{source}, scaled to the image's size",
+    )
+
+
 IMAGES = Registry(
     "perturbation",
     "vlmbench.image_perturbations",
@@ -168,5 +188,30 @@ IMAGES = Registry(
             identity={"share": 0.0},
             source="null variant of the noise floor, ours",
         ),
+        _stress(
+            "glass_blur", "GlassBlur", "shows every grain at a random place nearby, between two light blurs"
+        ),
+        _stress("motion_blur", "MotionBlur", "smears every point into a slanted line"),
+        _stress("defocus_blur", "DefocusBlur", "smears every point into a disc"),
+        _stress(
+            "down_up",
+            "DownUp",
+            "shrinks to a thumbnail and blows it up again",
+            source="arXiv 2603.06148, factors ours",
+        ),
+        _stress("pixelate", "Pixelate", "a mosaic of evenly coloured blocks"),
+        _stress(
+            "elastic",
+            "Elastic",
+            "stretches and squeezes as on a rubber sheet",
+            "questions about borders and slants; above severity 2 small text, above 3 also counts",
+        ),
+        _stress(
+            "fog",
+            "Fog",
+            "lays a drifting grey haze over the scene",
+            "above severity 3 colours, small text and counts",
+        ),
+        _stress("shot_noise", "ShotNoise", "a short exposure that counts few photons"),
     ),
 )
