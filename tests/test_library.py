@@ -339,27 +339,28 @@ def test_draws_follow_seed_and_image(load: Load) -> None:
     assert all(set(a) <= set(b) for a, b in zip(first, more, strict=True)), "one draw for all ratios"
 
 
-def test_methods_that_read_get_the_words(load: Load) -> None:
+def test_methods_that_read_get_the_words_behind_the_image(load: Load) -> None:
     loaded = load("llava")
     seen: list[Tensor] = []
 
-    class Reads(Random):
+    class Reads(Pruner):
         @property
         def needs(self) -> frozenset[str]:
             return frozenset({"text"})
 
-        def select(self, ctx: Context, k: int) -> Tensor:
+        def score(self, ctx: Context) -> Tensor:
             assert ctx.text is not None
             seen.append(ctx.text)
-            return super().select(ctx, k)
+            return torch.zeros(ctx.n)
 
     inputs = loaded.inputs(0, 1)
     with vlmbench.pruning(loaded.model, Reads(keep=4)):
         loaded.generate(inputs)
     embed = loaded.model.get_input_embeddings()
     for row, text in zip(loaded.rows, seen, strict=False):
-        ids = row.sequence["input_ids"][0]
-        assert torch.equal(text, embed(ids[ids != loaded.adapter.image_token_id]))
+        ids = row.sequence["input_ids"][0].tolist()
+        behind = len(ids) - ids[::-1].index(loaded.adapter.image_token_id)
+        assert torch.equal(text, embed(torch.tensor(ids[behind:])))
     assert len(seen) == 2
 
 

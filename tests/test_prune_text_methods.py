@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from test_prune_selection import all_equal, by_formula, context
 from torch import Tensor
 
-from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.prune import PRUNERS, get
 from vlmbench.prune.base import Context
 from vlmbench.prune.centred import centre, unusualness
@@ -146,13 +146,16 @@ def coverage_rows(text: Rows, z: Rows, x: Rows, alpha: float, tv: float, vv: flo
     return rows + [[alpha * q for q in softmax([cos(u, v) for v in x], vv)] for u in x]
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("at_once", [2, 16])
+@settings(max_examples=150, deadline=None)
 @given(st.integers(1, 10), st.integers(1, 10), st.data())
-def test_coverage_equals_the_formula(rows: int, n: int, data: st.DataObject) -> None:
+def test_coverage_equals_the_formula(at_once: int, rows: int, n: int, data: st.DataObject) -> None:
     values = st.lists(st.sampled_from([0, 0.25, 0.5, 1, 7]), min_size=rows * n, max_size=rows * n)
     matrix, k = torch.tensor(data.draw(values)).float().view(rows, n), data.draw(st.integers(1, n))
     wanted = cover_by_formula(matrix.tolist(), k)
-    assert cover(matrix[None], k).tolist() == [wanted]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlmbench.prune.coverage._AT_ONCE", at_once)
+        assert cover(matrix[None], k).tolist() == [wanted]
     assert cover_steps(matrix[None], k).sort().values.tolist() == [wanted]
 
 
@@ -185,6 +188,17 @@ def test_mmtok_is_the_formula_per_tile(repeated: int) -> None:
             start + i for i in cover_by_formula(coverage_rows(text.tolist(), *part, 0.5, 0.02, 0.2), k)
         ]
     assert MMTok().select(replace(ctx, features=z, projector_in=x), 25).tolist() == wanted
+
+
+@pytest.mark.parametrize(("family", "temperature"), [("qwen2_5_vl", 0.01), ("llava", 0.02), ("", 0.02)])
+def test_mmtok_takes_the_authors_temperature_of_the_family(family: str, temperature: float) -> None:
+    words = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    ctx = replace(context([(12, 12)]), text=words, family=family)
+    kept = {t: MMTok(text_temperature=t).select(ctx, 36).tolist() for t in (0.01, 0.02)}
+    assert MMTok().select(ctx, 36).tolist() == kept[temperature]
+    assert kept[0.01] != kept[0.02]
+    with pytest.raises(UsageError, match=r"text_temperature must be 0 or at least 0\.0001: got 1e-05"):
+        MMTok(text_temperature=1e-5)
 
 
 def test_coverage_of_a_larger_matrix_and_of_several() -> None:

@@ -80,7 +80,7 @@ def bench_of(folder: Path, dtype: str = "float32", asks: tuple[Any, ...] = ASKS)
     samples = []
     for text, images in asks:
         prompt = adapter.render(text, len(images))
-        samples.append(Sample(text, prompt, images, adapter.prepare(prompt, images, NEW)))
+        samples.append(Sample(text, prompt, images, adapter.prepare(prompt, images, NEW), text))
     return Bench(adapter, tuple(samples), RATIOS, NEW)
 
 

@@ -1,16 +1,18 @@
-"""Which visual tokens the rows of a batch keep: chosen anew, or frozen as on the unperturbed image."""
+"""Which visual tokens the rows of a batch keep: chosen anew, or frozen as on the unperturbed request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmbench.engine.plan import prune_seeds
+from torch import Tensor
+
+from vlmbench.engine.frozen import frozen, frozen_inside
+from vlmbench.engine.origins import Before, Found, Origins, Shown
 from vlmbench.engine.sight import Evidence, Seen, Sight
 from vlmbench.errors import NotApplicableError
-from vlmbench.models.before import Told
-from vlmbench.models.features import ImageFeatures, VisualInput
+from vlmbench.models.features import ImageFeatures
 from vlmbench.models.pruning import Applied, Visual
 from vlmbench.prune.base import FROZEN, Pruner
 
@@ -25,65 +27,33 @@ class Choice:
     applied: Applied
     evidence: tuple[Evidence, ...]
     """What each token sees of the asked region."""
-    overlaps: tuple[float | None, ...]
-    """Share of what is kept that sees the place of a token kept of the unperturbed image."""
+    before: tuple[Seen | None, ...]
+    """What the method kept of the unperturbed request, where there is one to compare with."""
 
 
 def choose(
-    sight: Sight,
-    pruner: Pruner | None,
-    ready: Sequence[Prepared],
-    by_group: Mapping[str, ImageFeatures],
-    seed: int,
-    newline: str,
+    sight: Sight, pruner: Pruner | None, ready: Sequence[Prepared], shown: Shown, origins: Origins
 ) -> Choice:
-    """by_group: the encoded pictures, by pixel group; with those of each row's `origin` if it has one."""
-    whole = [by_group.get(p.request.pixels_group) for p in ready]
+    """What `pruner` does to the requests of a batch."""
+    whole = shown.features(ready)
     nothing = (None,) * len(ready)
     if pruner is None:
         return Choice(Applied(tuple(whole)), nothing, nothing)
-    told = [sight.told(*pair) for pair in zip(ready, whole, strict=True)]
-    evidence = tuple(each.evidence for each in told)
-
-    def apply(
-        rows: Sequence[Prepared], features: Sequence[ImageFeatures | None], known: Sequence[Told]
-    ) -> Applied:
-        seeds = [prune_seeds(p.request, seed) for p in rows]
-        return sight.adapter.apply(pruner, [p.row for p in rows], features, seeds, newline, known)
-
-    before = _before(sight, pruner, ready, by_group, apply)
+    evidence = tuple(sight.told(*pair).evidence for pair in zip(ready, whole, strict=True))
+    found = origins.of(sight, pruner, ready, shown)
     if pruner.mask == FROZEN:
-        return Choice(_frozen(sight, pruner, ready, whole, before), evidence, nothing)
-    applied = apply(ready, whole, told)
-    overlaps = tuple(
-        sight.overlap(old, Seen(p, features, part.keep))
-        if old is not None and features is not None and isinstance(part, VisualInput)
-        else None
-        for old, p, features, part in zip(before, ready, whole, applied.visual, strict=True)
-    )
-    return Choice(applied, evidence, overlaps)
+        return Choice(_frozen(sight, pruner, ready, whole, found, shown.newline), evidence, nothing)
+    before = tuple(each.seen if isinstance(each, Before) else None for each in found)
+    return Choice(shown.apply(sight, pruner, ready), evidence, before)
 
 
-def _before(
-    sight: Sight,
-    pruner: Pruner,
-    ready: Sequence[Prepared],
-    by_group: Mapping[str, ImageFeatures],
-    apply: Callable[[Sequence[Prepared], Sequence[ImageFeatures | None], Sequence[Told]], Applied],
-) -> list[Seen | None]:
-    """What the method keeps of each row's unperturbed image; None where there is none to compare with, or
-    where it chooses inside the language model or before the encoder."""
-    found: list[Seen | None] = [None] * len(ready)
-    rows = [i for i, p in enumerate(ready) if p.origin is not None]
-    if not rows or pruner.stage not in {"encoder", "projector"}:
-        return found
-    origins = [origin for i in rows if (origin := ready[i].origin) is not None]
-    whole = [by_group[origin.request.pixels_group] for origin in origins]
-    applied = apply(origins, whole, [sight.told(*pair) for pair in zip(origins, whole, strict=True)])
-    for i, origin, features, part in zip(rows, origins, whole, applied.visual, strict=True):
-        if isinstance(part, VisualInput):
-            found[i] = Seen(origin, features, part.keep)
-    return found
+def overlap(
+    sight: Sight, before: Seen | None, prepared: Prepared, features: ImageFeatures | None, kept: Tensor | None
+) -> float | None:
+    """The share of the tokens `kept` [k] that see the place of one kept `before`; None if it is unknown."""
+    if before is None or features is None or kept is None:
+        return None
+    return sight.overlap(before, Seen(prepared, features, kept))
 
 
 def _frozen(
@@ -91,25 +61,27 @@ def _frozen(
     pruner: Pruner,
     ready: Sequence[Prepared],
     whole: Sequence[ImageFeatures | None],
-    before: Sequence[Seen | None],
+    found: Sequence[Found],
+    newline: str,
 ) -> Applied:
-    visual: list[Visual] = []
-    refused: dict[int, NotApplicableError] = {}
-    for row, (prepared, features, old) in enumerate(zip(ready, whole, before, strict=True)):
-        part = None
-        try:
-            if pruner.merges or old is None or features is None:
-                raise NotApplicableError(_unfreezable(pruner))
-            part = sight.frozen(old, prepared, features)
-        except NotApplicableError as reason:
-            refused[row] = reason
-        visual.append(part)
-    return Applied(tuple(visual), pruner.positions, None, refused)
-
-
-def _unfreezable(pruner: Pruner) -> str:
-    if pruner.merges:
-        return "a frozen mask is for methods that select: this one makes new tokens"
+    refused = {i: _reason(each) for i, each in enumerate(found) if not isinstance(each, Before)}
+    befores = {i: each for i, each in enumerate(found) if isinstance(each, Before)}
     if pruner.stage == "llm":
-        return "a frozen mask is for methods that choose before the language model"
-    return "a frozen mask is for a perturbed image: nothing was chosen on another one"
+        applied = frozen_inside(sight, pruner, befores, ready, whole, newline)
+        visual = tuple(None if i in refused else part for i, part in enumerate(applied.visual))
+        return Applied(visual, applied.positions, applied.inside, {**applied.refused, **refused})
+    left: list[Visual] = [None] * len(ready)
+    for i, before in befores.items():
+        features = whole[i]
+        assert features is not None  # what was chosen of the unperturbed image is compared with it
+        try:
+            left[i] = frozen(sight, pruner, before, ready[i], features, newline)
+        except NotApplicableError as reason:
+            refused[i] = reason
+    return Applied(tuple(left), pruner.positions, None, refused)
+
+
+def _reason(found: NotApplicableError | None) -> NotApplicableError:
+    if found is not None:
+        return found
+    return NotApplicableError("a frozen mask is for a perturbed request: nothing was chosen on another one")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlmbench.engine.choice import choose
-from vlmbench.engine.plan import Batch, Request, pictures_of, pruner_of
+from vlmbench.engine.choice import choose, overlap
+from vlmbench.engine.origins import Origins, Shown
+from vlmbench.engine.plan import Batch, Request, draw_of, pictures_of, pruner_of
 from vlmbench.engine.prepare import Prepared, Settled
 from vlmbench.engine.sight import Evidence, Sight, recall
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
@@ -23,6 +24,7 @@ from vlmbench.seeds import digest
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
+    from vlmbench.prune.base import Pruner
     from vlmbench.tasks.scorers.base import Scorer
 
 
@@ -38,10 +40,10 @@ class Answer:
     """What the model said, and what it was left to see."""
 
     generation: Generation
-    evidence: float | None
-    """Share of the asked region's tokens that were kept; None without a region."""
+    evidence: tuple[float, ...]
+    """Share of each box asked about that kept tokens see; empty where there is none or it means nothing."""
     overlap: float | None
-    """Share of the kept tokens that see the place of one kept of the unperturbed image."""
+    """Share of the kept tokens that see the place of one kept of the unperturbed request."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Answerer:
     """Of the last few batches; methods and ratios on the same pictures share one."""
     backoff: Backoff = field(default_factory=lambda: Backoff())
     with_origins: bool = False
-    """Whether the choice of tokens under an image perturbation is compared with that on the original."""
+    """Whether the choice of tokens under a perturbation is compared with that on the unperturbed request."""
+    origins: Origins = field(default_factory=lambda: Origins(), repr=False)
 
     @property
     def adapter(self) -> Adapter:
@@ -105,6 +108,7 @@ class Answerer:
                 if is_out_of_memory(error):
                     self.backoff.rows = rows // 2
                     self.encodings.clear()
+                    self.origins.memo.clear()
         _free_memory()
         half = (rows + 1) // 2
         parts = [ready[start : start + half] for start in range(0, len(ready), half)]
@@ -125,7 +129,8 @@ class Answerer:
         self.adapter.synchronize()
         encoding = time.perf_counter()
         pruner = pruner_of(ready[0].request.condition)
-        choice = choose(self.sight, pruner, ready, by_group, self.seed, self.newline)
+        shown = Shown(by_group, encoded, rows, self.seed, self.newline)
+        choice = choose(self.sight, pruner, ready, shown, self.origins)
         if pruner is not None:
             self.adapter.synchronize()
         pruning = time.perf_counter()
@@ -135,13 +140,14 @@ class Answerer:
         if going:
             filled = [*going, *[going[-1]] * (rows - len(going))]
             longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
+            draws = [draw_of(ready[i].request, self.seed) for i in filled]
             generations = self.adapter.answer(
-                [ready[i].row for i in filled], encoded, applied.take(filled), longest
+                [ready[i].row for i in filled], encoded, applied.take(filled), longest, draws
             )
-            answers = {
-                i: Answer(generation, _recall(generation, choice.evidence[i]), choice.overlaps[i])
-                for i, generation in zip(going, generations, strict=False)
-            }
+            for i, generation in zip(going, generations, strict=False):
+                features = by_group.get(ready[i].request.pixels_group)
+                same = overlap(self.sight, choice.before[i], ready[i], features, generation.kept)
+                answers[i] = Answer(generation, _recall(pruner, generation, choice.evidence[i]), same)
         end = time.perf_counter()
         times["encode"] += (encoding - start) * 1e3
         times["prune"] = times.get("prune", 0.0) + (pruning - encoding) * 1e3
@@ -181,7 +187,7 @@ class Answerer:
             "visual_tokens": prepared.row.visual_tokens,
             "layer_tokens": _layer_tokens(prepared.row, answer),
             "kept_hash": answer.kept_hash if isinstance(answer, Generation) else None,
-            "evidence": found.evidence if isinstance(found, Answer) else None,
+            **(_evidence(found.evidence) if isinstance(found, Answer) else {}),
             "kept_overlap": found.overlap if isinstance(found, Answer) else None,
             "image_size": [image.size for image in pixels.images],
             "input_size": list(prepared.row.input_size),
@@ -218,9 +224,18 @@ class Answerer:
         )
 
 
-def _recall(generation: Generation, evidence: Evidence) -> float | None:
-    """How much of the asked region was kept."""
-    return None if evidence is None or generation.share is None else recall(generation.share, evidence)
+def _recall(pruner: Pruner | None, generation: Generation, evidence: Evidence) -> tuple[float, ...]:
+    """How much of each box was kept; nothing of methods that neither keep nor drop a token."""
+    if pruner is None or pruner.averages or evidence is None or generation.share is None:
+        return ()
+    return recall(generation.share, evidence)
+
+
+def _evidence(shares: Sequence[float]) -> dict[str, float]:
+    """The fields of a record that tell of them."""
+    if not shares:
+        return {}
+    return {"evidence": sum(shares) / len(shares), "evidence_least": min(shares)}
 
 
 def settled_record(request: Request, settled: Settled, identity: str, batch: str = "") -> Record:

@@ -43,10 +43,14 @@ class Request:
 
     @property
     def origin(self) -> Request | None:
-        """The same on the unperturbed image; None where no method chooses tokens of a perturbed one."""
-        if self.condition.image is None or self.condition.prune is None:
+        """The unperturbed request; None where no method chooses tokens, or where the question alone is
+        perturbed and the method does not see it."""
+        image, question = self.condition.image, self.condition.question
+        if self.condition.prune is None or (image is None and question is None):
             return None
-        return replace(self, condition=replace(self.condition, image=None))
+        if image is None and not sees_question(self.condition):
+            return None
+        return replace(self, condition=replace(self.condition, image=None, question=None))
 
     @cached_property
     def pixels_group(self) -> str:
@@ -115,6 +119,12 @@ def pruner_of(condition: Condition) -> Pruner | None:
     """The method of a condition, built."""
     part = condition.prune
     return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
+
+
+def sees_question(condition: Condition) -> bool:
+    """Whether what the pruner keeps may depend on the question: it reads it, or works where it is read."""
+    pruner = pruner_of(condition)
+    return pruner is not None and (pruner.text_dependent or pruner.stage == "llm")
 
 
 def draw_of(request: Request, seed: int) -> Draw | None:

@@ -14,17 +14,24 @@ from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.models.before import Told, kept_input
 from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.places import ImagePlaces, Placed, image_places
-from vlmbench.models.places_map import Points, coverage, map_tokens, overlap
+from vlmbench.models.places_map import Points, assign_tokens, coverage, overlap, overlap_of
 
 if TYPE_CHECKING:
     from vlmbench.engine.prepare import Prepared
     from vlmbench.models.adapter import Adapter
 
 Evidence = tuple[Tensor, ...] | None
-"""Per image [n]: the share of the asked boxes that each token covers; None without a box."""
+"""Per image [n, b]: the share of each box asked about that each token covers; None without a box.
+
+The b boxes are those of the item that some token sees: what a perturbation moved off the picture, or what the
+processor crops away, cannot be kept and is not among them.
+"""
 
 Sizes = tuple[tuple[int, int], ...]
 """Width and height of a request's pictures."""
+
+KEPT = 0.5
+"""A token counts as kept where its weight in one that is left is above this."""
 
 _MOST = 256
 """Sizes of pictures, and layouts, remembered."""
@@ -61,17 +68,19 @@ class Sight:
 
     def evidence(self, prepared: Prepared, features: ImageFeatures) -> Evidence:
         """What the tokens see of the item's boxes, which are of its first image; None where they see
-        nothing."""
+        none."""
         if not prepared.boxes:
             return None
         placed = self.placed(prepared, features)
         if placed is None:
             return None
         size = prepared.pixels.images[0].size
-        seen = tuple(
-            torch.where(part.image == 0, coverage(part.cells, prepared.boxes, size), 0.0) for part in placed
-        )
-        return seen if any(bool(part.any()) for part in seen) else None
+        seen = [
+            torch.where((part.image == 0)[:, None], coverage(part.cells, prepared.boxes, size), 0.0)
+            for part in placed
+        ]
+        known = torch.cat(seen).any(0)
+        return tuple(part[:, known] for part in seen) if bool(known.any()) else None
 
     def told(self, prepared: Prepared, features: ImageFeatures | None) -> Told:
         """What a method may know of a request beside its prompt."""
@@ -80,7 +89,10 @@ class Sight:
 
     def overlap(self, before: Seen, after: Seen) -> float | None:
         """The share of the tokens kept `after` that see the place of one kept `before`, in [0, 1]; None
-        where places cannot be told or there are several images."""
+        where places cannot be told or there are several images. On the same pixels it is the share of those
+        that were kept `before`."""
+        if _same_pixels(before, after.prepared):
+            return overlap_of(before.kept, after.kept)
         cells = self._cells(before, after)
         if cells is None:
             return None
@@ -89,13 +101,28 @@ class Sight:
     def frozen(self, before: Seen, prepared: Prepared, features: ImageFeatures) -> VisualInput:
         """Of the perturbed image the tokens at the places of those kept `before`. Raises
         NotApplicableError where that cannot be told."""
+        keep = torch.unique(self.moved(before, torch.unique(before.kept), prepared, features))
+        return kept_input(features, keep.to(features.rows.device))
+
+    def moved(
+        self,
+        before: Seen,
+        chosen: Tensor,
+        prepared: Prepared,
+        features: ImageFeatures,
+        distinct: bool = True,
+    ) -> Tensor:
+        """[k] int64 on the CPU: of the perturbed image the tokens at the places of `chosen` [k], distinct
+        ones of the image `before`; themselves on the same pixels. See `assign_tokens`. Raises
+        NotApplicableError."""
+        if _same_pixels(before, prepared):
+            return chosen.cpu()
         cells = self._cells(before, Seen(prepared, features, before.kept))
         if cells is None:
             raise NotApplicableError(
                 "a frozen mask needs one image, and a processor whose tiles can be found in it"
             )
-        keep = map_tokens(cells[0], before.kept, _points(prepared), cells[1])
-        return kept_input(features, keep.to(features.rows.device))
+        return assign_tokens(cells[0], chosen, _points(prepared), cells[1], distinct)
 
     def _cells(self, *sides: Seen) -> list[Tensor] | None:
         found = []
@@ -117,12 +144,20 @@ class Seen:
     """[k] indices into the request's visual tokens."""
 
 
-def recall(share: Tensor, evidence: Sequence[Tensor]) -> float | None:
-    """How much of what is known to be asked about was kept: the evidence [n] weighted by the share [n] of
-    each token that is left, over all of it; None where no token sees any."""
-    weight = torch.cat([part.double().cpu() for part in evidence])
-    total = float(weight.sum())
-    return float((share.double().cpu() * weight).sum()) / total if total > 0 else None
+def recall(share: Tensor, evidence: Sequence[Tensor]) -> tuple[float, ...]:
+    """How much of each box was kept: what kept tokens see of it over what all do.
+
+    share [n]: the largest weight of each token in one that is left (`VisualInput.share`). Above `KEPT` the
+    token is kept: copies are, and what others were added to; what only enters a mean is dropped.
+    evidence: per image [n, b], with a token that sees it for each box.
+    """
+    seen = torch.cat([part.double().cpu() for part in evidence])
+    kept = (share.cpu() > KEPT).double() @ seen
+    return tuple((kept / seen.sum(0)).tolist())
+
+
+def _same_pixels(before: Seen, prepared: Prepared) -> bool:
+    return before.prepared.request.pixels_group == prepared.request.pixels_group
 
 
 def _points(prepared: Prepared) -> Points | None:

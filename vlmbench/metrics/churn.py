@@ -1,8 +1,10 @@
-"""Does a pruner choose other tokens when the picture moves, and is it that which changes its answers?
+"""Does a pruner choose other tokens under a perturbation, and is it that which changes its answers?
 
 A perturbed request is answered twice: with the tokens chosen anew (reselected), and with those chosen on the
-unperturbed image, mapped to the same places of the source (`mask=frozen`). What flips more often in the first
-than in the second flips because other tokens were chosen. METRICS says what each name means.
+unperturbed one, mapped to the same places of the source (`mask=frozen`). What flips more often in the first
+than in the second flips because other tokens were chosen. A rewritten question shows the same picture, so
+there tokens are compared by index, and only of methods that see the question. METRICS says what each name
+means.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from vlmbench.metrics.tabulate import Variation
 
 METRICS = {
-    "kept_overlap": "mean share of the kept tokens that see the place of one kept of the unperturbed image",
+    "kept_overlap": "mean share of the kept tokens that see the place of one kept of the unperturbed request",
     "flip_rate": "share of flips with the tokens chosen anew, pairs with a frozen mask where there are any",
-    "flip_rate_frozen": "share of flips with the tokens of the unperturbed image, same pairs",
+    "flip_rate_frozen": "share of flips with the tokens of the unperturbed request, same pairs",
     "churn_flip_rate": "flip_rate minus flip_rate_frozen: what flips because other tokens are chosen",
     "flip_rate_full": "share of flips of the full model under the same perturbations",
 }
@@ -45,7 +47,7 @@ class ChurnGroup:
 
 
 def is_frozen(variation: Variation) -> bool:
-    """Whether the variation keeps the tokens that were chosen on the unperturbed image."""
+    """Whether the variation keeps the tokens that were chosen on the unperturbed request."""
     part = variation.condition.prune
     return part is not None and part.parameters.get("mask") == "frozen"
 

@@ -6,7 +6,7 @@ The generic path serves all families; nothing is kept on the model, and nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,15 @@ from torch import Tensor
 from vlmbench.models import decoding, families, features, pruning
 from vlmbench.models.before import Subject, Told
 from vlmbench.models.clip_text import ClipText, clip_relevance, load_clip
-from vlmbench.models.decoding import Generation
+from vlmbench.models.decoding import Draw, Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left
-from vlmbench.models.inside import InsideLog, prune_inside
+from vlmbench.models.inside import InsideLog, prune_inside, stopped_before
+from vlmbench.models.inside_needs import Enough
 from vlmbench.models.pruning import Applied, Inside, Visual
 from vlmbench.models.reader import Reader
 from vlmbench.models.shrink import keep_columns, kept_positions, shrink
+from vlmbench.models.words import behind_images
 from vlmbench.prune.base import COMPACT
 from vlmbench.seeds import digest
 
@@ -73,7 +75,7 @@ class Adapter(Reader):
             else Subject(
                 part,
                 own,
-                self.text(row) if "text" in pruner.needs else None,
+                self.text(row, each.question) if "text" in pruner.needs else None,
                 each.evidence,
                 self._relevance(pruner, part, each.question),
             )
@@ -103,23 +105,48 @@ class Adapter(Reader):
         return {}
 
     @torch.inference_mode()
-    def text(self, row: RowInputs) -> Tensor:
-        """[T, d]: input embeddings of a row's tokens that are not the image's."""
-        ids = row.sequence["input_ids"][0]
-        found: Tensor = self.model.get_input_embeddings()(ids[ids != self.image_token_id].to(self.device))
+    def text(self, row: RowInputs, question: str = "") -> Tensor:
+        """[T, d]: input embeddings of the tokens of a row that are the question's; where no question is given
+        those of all text behind the last image, of all text where none is."""
+        if question.strip():
+            words = torch.tensor(self.question_ids(row.prompt, question), dtype=torch.long)
+        else:
+            ids = row.sequence["input_ids"][0]
+            words = ids[behind_images(ids == self.image_token_id, torch.ones_like(ids, dtype=torch.bool))]
+        found: Tensor = self.model.get_input_embeddings()(words.to(self.device))
         return found
 
     def answer(
-        self, rows: Sequence[RowInputs], encoded: EncoderOutput | None, applied: Applied, max_new_tokens: int
+        self,
+        rows: Sequence[RowInputs],
+        encoded: EncoderOutput | None,
+        applied: Applied,
+        max_new_tokens: int,
+        draws: Sequence[Draw | None] = (),
     ) -> list[Generation]:
-        """Greedy answers; `applied.visual[i]` is given to the model in place of row i's pixels."""
+        """Greedy or drawn answers; `applied.visual[i]` is given to the model in place of row i's pixels."""
         inputs = self.model_inputs(rows, encoded, applied)
         with self.program(inputs, applied) as log:
-            generations = decoding.generate(self.model, self.tokenizer, inputs, max_new_tokens, self.pad_id)
+            generations = decoding.generate(
+                self.model, self.tokenizer, inputs, max_new_tokens, self.pad_id, draws
+            )
         return [
             self._with_tokens(*each, row, applied.inside, log)
             for row, each in enumerate(zip(generations, applied.visual, strict=True))
         ]
+
+    def read(self, rows: Sequence[RowInputs], encoded: EncoderOutput | None, applied: Applied) -> InsideLog:
+        """What a method inside the language model leaves of a batch: the prompts are read up to its last cut,
+        and nothing is answered."""
+        assert applied.inside is not None
+        inputs = self.model_inputs(rows, encoded, applied)
+        with self.program(inputs, applied) as log:
+            assert log is not None
+            last = max((cut.layer for row in log.cuts for cuts in row for cut in cuts), default=0)
+            if last:
+                with suppress(Enough), stopped_before(self.model, last):
+                    decoding.generate(self.model, self.tokenizer, inputs, 1, self.pad_id)
+        return log
 
     def model_inputs(
         self, rows: Sequence[RowInputs], encoded: EncoderOutput | None, applied: Applied
@@ -170,12 +197,19 @@ class Adapter(Reader):
                 generation,
                 visual_tokens=tuple(layer[row] for layer in log.entered),
                 kept_hash=digest("inside", kept),
+                kept=inside.kept(log, row, part) if isinstance(part, ImageFeatures) else None,
                 share=inside.share(log, row, part) if isinstance(part, ImageFeatures) else None,
             )
         tokens = (0 if part is None else len(part.rows),) * self.layers
         if not isinstance(part, VisualInput):
             return replace(generation, visual_tokens=tokens)
-        return replace(generation, visual_tokens=tokens, kept_hash=part.kept_hash, share=part.share.cpu())
+        return replace(
+            generation,
+            visual_tokens=tokens,
+            kept_hash=part.kept_hash,
+            kept=part.keep.cpu(),
+            share=part.share.cpu(),
+        )
 
     def position_ids(self, rows: Sequence[RowInputs], sequence: Mapping[str, Tensor]) -> Tensor:
         """What `generate` would use: [B, S], or [4, B, S] for families with M-RoPE."""

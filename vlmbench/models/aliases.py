@@ -76,7 +76,15 @@ _ALIASES = (
 
 MODELS: Mapping[str, Alias] = MappingProxyType({alias.name: alias for alias in _ALIASES})
 
+SERVED = "openai:"
+"""Before the name of a model that answers through a server."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_served(name: str) -> bool:
+    """Whether this names a model behind a server and not one whose weights are loaded."""
+    return name.lower().startswith(SERVED)
 
 
 def resolve(name: str) -> str:
@@ -86,6 +94,11 @@ def resolve(name: str) -> str:
     """
     if not name.strip():
         raise UsageError("--model is empty: give an alias (see `vlmbench list models`), a hub id or a folder")
+    if is_served(name):
+        raise UsageError(
+            f"{name} is a served model: only `perturb` asks one; this needs the weights, so give an alias, a "
+            "hub id or a folder"
+        )
     alias = MODELS.get(name.lower())
     if alias is not None:
         folder = DEMO.with_name(alias.name.replace("demo", "model"))

@@ -15,7 +15,7 @@ from vlmbench.prune.base import Context
 from vlmbench.prune.contract import check_reduced, check_selection
 
 if TYPE_CHECKING:
-    from vlmbench.prune.base import Pruner
+    from vlmbench.prune.base import Pruner, Reduced
     from vlmbench.prune.projector import Projector
 
 
@@ -26,7 +26,7 @@ class Told:
     question: str = ""
     """The bare question, without template and instruction."""
     evidence: tuple[Tensor, ...] | None = None
-    """Per image [n]: share of the asked region that each token covers; None where no region is known."""
+    """Per image [n, b]: share of each box asked about that each token covers; None where none is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Subject:
     seeds: tuple[int, ...]
     """Of each image."""
     text: Tensor | None = None
-    """[T, d]: input embeddings of the prompt's text tokens."""
+    """[T, d]: input embeddings of the question's tokens; see `Context.text`."""
     evidence: tuple[Tensor, ...] | None = None
     """See `Told`."""
     relevance: tuple[Tensor, ...] | None = None
@@ -72,11 +72,15 @@ def prune(
 
     Images of all requests are selected from together. Raises ItemError for features that are not finite.
     """
+    family = str(model.config.model_type)
     prepared: list[list[_Image] | NotApplicableError] = []
     for subject in subjects:
         try:
             prepared.append(
-                [_image(subject, i, projector, pruner, newline) for i in range(len(subject.features.images))]
+                [
+                    _image(subject, i, projector, pruner, newline, family)
+                    for i in range(len(subject.features.images))
+                ]
             )
         except NotApplicableError as reason:
             prepared.append(reason)
@@ -93,7 +97,8 @@ def prune(
 
 def _parts(model: Any, pruner: Pruner, images: Sequence[_Image]) -> list[VisualInput]:
     if pruner.merges:
-        return [_merged(model, pruner, image) for image in images]
+        made = pruner.reduce_many([image.context for image in images], [image.k for image in images])
+        return [_merged(model, pruner, *each) for each in zip(images, made, strict=True)]
     chosen = _select(pruner, images)
     return [_selected(image, keep) for image, keep in zip(images, chosen, strict=True)]
 
@@ -107,7 +112,9 @@ def _parts_or_reason(
         return reason
 
 
-def _image(subject: Subject, index: int, projector: Projector | None, pruner: Pruner, newline: str) -> _Image:
+def _image(
+    subject: Subject, index: int, projector: Projector | None, pruner: Pruner, newline: str, family: str
+) -> _Image:
     tokens = subject.features.images[index]
     n = tokens.stop - tokens.start
     grid = tokens.grid.cpu()
@@ -140,6 +147,7 @@ def _image(subject: Subject, index: int, projector: Projector | None, pruner: Pr
         text=subject.text,
         evidence=_of_image(subject.evidence, index, here, n),
         relevance=_of_image(subject.relevance, index, here, n),
+        family=family,
         seed=subject.seeds[index],
     )
     return _Image(subject.features, tokens, context, here, stay.to(device), k)
@@ -181,12 +189,11 @@ def kept_input(features: ImageFeatures, keep: Tensor, of: ImageTokens | None = N
     return VisualInput(features.rows[keep], layers, keep, keep, share)
 
 
-def _merged(model: Any, pruner: Pruner, image: _Image) -> VisualInput:
+def _merged(model: Any, pruner: Pruner, image: _Image, reduced: Reduced) -> VisualInput:
     """New tokens in their order, in the places of the tokens that they come from; newlines keep theirs."""
     from vlmbench.models import families
 
     context = image.context
-    reduced = pruner.reduce(context, image.k)
     extra = len(context.extra) if pruner.stage == "encoder" and context.extra is not None else 0
     check_reduced(pruner, reduced, image.k, context.n, extra)
     tokens, features = image.tokens, image.features

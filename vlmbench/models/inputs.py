@@ -27,6 +27,8 @@ class RowInputs:
     """Placeholders in `input_ids` that image features will fill."""
     input_size: tuple[tuple[int, int], ...]
     """Width and height in pixels of every picture that enters the vision encoder (tiles one by one)."""
+    prompt: str = ""
+    """As rendered, before the processor put placeholders in."""
 
     @property
     def length(self) -> int:

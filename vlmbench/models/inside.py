@@ -22,7 +22,7 @@ from vlmbench.models.inside_run import Run, rotary_of
 from vlmbench.models.taps import EVERYTHING, AttentionCall, attention_tap
 from vlmbench.prune.base import COMPACT, ORIGINAL, Pruner
 
-__all__ = ["ImageSpan", "InsideLog", "attention_rows", "prune_inside", "refuse_generate"]
+__all__ = ["ImageSpan", "InsideLog", "attention_rows", "prune_inside", "refuse_generate", "stopped_before"]
 
 
 @contextmanager
@@ -51,6 +51,7 @@ def prune_inside(
         entered=[[sum(len(image.index) for image in row) for row in images] for _ in layers],
         kept=[[torch.arange(len(image.index)) for image in row] for row in images],
         share=[[torch.ones(len(image.index)) for image in row] for row in images],
+        said=[[{} for _ in row] for row in images],
     )
     for row in images:
         log.cuts.append([pruner.schedule(len(image.index), len(layers)) for image in row])
@@ -82,6 +83,17 @@ def _before(run: Run, layer: int) -> Any:
         return run.before_layer(layer, args, kwargs)
 
     return hook
+
+
+@contextmanager
+def stopped_before(model: Any, layer: int) -> Iterator[None]:
+    """For the duration: a pass raises `Enough` in front of a layer, behind the hooks that are on it already."""
+
+    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise Enough
+
+    with _hooked(model.base_model.get_decoder().layers[layer], stop):
+        yield
 
 
 @torch.inference_mode()

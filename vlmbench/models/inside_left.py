@@ -35,6 +35,8 @@ class InsideLog:
     share: list[list[Tensor]] = field(default_factory=list)
     """Per row and image: [n] float32, on the CPU: how much of each token came through the last cut. 1 is
     kept whole, 0 dropped, else the largest weight that it has in a token that is left."""
+    said: list[list[dict[int, Tensor | Reduced]]] = field(default_factory=list)
+    """Per row and image: layer -> what the method said of the tokens in front of it, without features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,3 +88,8 @@ class Left:
         if self.weights is not None:
             return self.weights.amax(0).clamp(0, 1).cpu()
         return torch.zeros(len(self.span.index)).index_fill(0, self.origin.cpu(), 1.0)
+
+
+def without_features(answer: Tensor | Reduced) -> Tensor | Reduced:
+    """A selection as it is; of what was merged, of what and where."""
+    return replace(answer, features=answer.features[:0]) if isinstance(answer, Reduced) else answer

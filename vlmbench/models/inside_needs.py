@@ -19,6 +19,8 @@ from vlmbench.prune.base import Inner
 LAST = slice(-1, None)
 _BEFORE = frozenset({"llm_attention", "llm_text_attention", "llm_keys"})
 """Seen in the attention of the layer before the cut."""
+_INPUTS = frozenset({"llm_inputs", "llm_all_inputs"})
+"""Seen in front of layer 0."""
 _AT_ONCE = 2**24
 """Attention weights of several heads that are computed together."""
 
@@ -49,7 +51,7 @@ class Needs:
             if self._needs & _BEFORE:
                 modules = {layers[k - 1].self_attn: k for k in self._places}
                 stack.enter_context(attention_tap(list(modules), self._observer(modules)))
-            if "llm_inputs" in self._needs:
+            if self._needs & _INPUTS:
                 handle = layers[0].register_forward_pre_hook(self._receive, with_kwargs=True)
                 stack.callback(handle.remove)
             yield
@@ -96,6 +98,7 @@ class _Inners:
         row, last, call = left.row, self._seen.last, self._seen.call
         keys = call.key[row].transpose(0, 1).flatten(1) if call and "llm_keys" in self._needs else None
         inputs = None if self._inputs is None else self._inputs[row]
+        own = None if inputs is None else _take(inputs, left.span.index)
         return Inner(
             layer=self._layer,
             layers=len(self._decoder.layers),
@@ -106,7 +109,8 @@ class _Inners:
             text_attention=self._text_attention(left, text),
             keys=None if keys is None else _take(keys, left.columns),
             text_keys=None if keys is None else _take(keys, text),
-            inputs=None if inputs is None else left.mix(_take(inputs, left.span.index)),
+            inputs=left.mix(own) if own is not None and "llm_inputs" in self._needs else None,
+            all_inputs=own if "llm_all_inputs" in self._needs else None,
             text_inputs=None if inputs is None else _take(inputs, self._segment.index[row, text]),
         )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
-from vlmbench.models.inside_left import ImageSpan, InsideLog, Left
+from vlmbench.models.inside_left import ImageSpan, InsideLog, Left, without_features
 from vlmbench.models.inside_needs import Needs, next_attention
 from vlmbench.models.inside_refuse import refuse_window
 from vlmbench.models.inside_rows import (
@@ -154,6 +154,7 @@ class Run:
                     segment.positions[left.row, left.columns] = places.to(segment.positions.device)
                 else:
                     left = before.selected(answer)
+                self.log.said[left.row][left.image][layer] = without_features(answer)
                 stays[left.row, before.columns] = False
                 stays[left.row, left.columns] = True
                 dropped[left.row] += len(before.columns) - len(left.columns)
@@ -192,7 +193,7 @@ class Run:
         self.needs.done(layer)
         ks = list(keeps.values())
         if self.pruner.merges:
-            made = [self.pruner.reduce(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+            made = self.pruner.reduce_many(contexts, ks)
             for ctx, k, reduced in zip(contexts, ks, made, strict=True):
                 check_reduced(self.pruner, reduced, k, ctx.n)
             return dict(zip(keeps, made, strict=True))

@@ -20,6 +20,7 @@ from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.inside import InsideLog, prune_inside, refuse_generate
 from vlmbench.models.library_prompt import Prompt, fingerprints
 from vlmbench.models.pruning import Applied, Visual, apply
+from vlmbench.models.words import behind_images
 from vlmbench.prune import KEEP, RATIO
 from vlmbench.prune.base import COMPACT, Pruner
 from vlmbench.seeds import seed_for
@@ -172,11 +173,13 @@ class Pruning:
         )
 
     def _text(self, kwargs: Mapping[str, Any], places: Tensor, row: int) -> Tensor | None:
-        """[T, d]: input embeddings of a row's text tokens, for methods that read."""
+        """[T, d]: input embeddings of a row's text behind its last image (all its text where none is), for
+        methods that read: which of it is the question, `generate` is not told."""
         if "text" not in self.pruner.needs:
             return None
         ids, mask = _ids(kwargs)[row], kwargs.get("attention_mask")
-        words = ids[~places[row] if mask is None else ~places[row] & mask[row].bool()]
+        valid = torch.ones_like(places[row]) if mask is None else mask[row].bool().to(places.device)
+        words = ids[behind_images(places[row], valid)]
         with torch.inference_mode():
             found: Tensor = self._model.get_input_embeddings()(words)
         return found

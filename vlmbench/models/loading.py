@@ -91,10 +91,10 @@ def load_model(
     if attn not in ATTENTION:
         raise unknown("attention implementation", attn, ATTENTION)
     source = resolve(name)
-    shown = _shown(name, source)
-    pinned = _pin(source, shown)
+    shown = shown_name(name, source)
+    pinned = pin(source, shown)
     config = _config(source, shown, pinned)
-    _need_tokenizer(shown, Path(source))
+    need_tokenizer(shown, Path(source))
     processor, notes = read_processor(source, **pinned)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
@@ -112,7 +112,7 @@ def load_model(
         if attn == "sdpa" and "scaled_dot_product_attention" in str(error):
             raise UsageError(f"{shown}: a part of it has no sdpa attention; ask for auto or eager") from error
         raise UsageError(f"{shown}: the weights cannot be loaded: {first_line(error)}") from error
-    notes = (*notes, *_check_weights(shown, info))
+    notes = (*notes, *check_weights(shown, info))
     if device_map is None:
         model.to(placed)
     return LoadedModel(
@@ -174,14 +174,15 @@ def _chunks(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
             yield chunk
 
 
-def _shown(name: str, source: str) -> str:
+def shown_name(name: str, source: str) -> str:
+    """What tables call a model that the user calls `name` and that lies at `source`."""
     alias = MODELS.get(name.lower())
     if alias is not None:
         return alias.hub or alias.name
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
-def _pin(source: str, shown: str) -> dict[str, str]:
+def pin(source: str, shown: str) -> dict[str, str]:
     """Keywords that hold every read of a hub model to one commit; empty for a folder."""
     folder = Path(source)
     if folder.is_dir():
@@ -206,7 +207,8 @@ def _need_safetensors(shown: str, names: set[str]) -> None:
     raise UsageError(f"{shown}: the weights are missing: the folder holds no *.safetensors")
 
 
-def _need_tokenizer(shown: str, folder: Path) -> None:
+def need_tokenizer(shown: str, folder: Path) -> None:
+    """Raises UsageError for a folder without the files of one."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"tokenizer.json"}
     if not any(name.startswith(TOKENIZERS) or name.endswith(".model") for name in names):
         raise UsageError(f"{shown}: the tokenizer is missing: the folder holds no tokenizer.json")
@@ -243,7 +245,7 @@ def _config(source: str, shown: str, pinned: dict[str, str]) -> Any:
     return config
 
 
-def _check_weights(shown: str, info: dict[str, Any]) -> tuple[str, ...]:
+def check_weights(shown: str, info: dict[str, Any]) -> tuple[str, ...]:
     """A weight that no file holds would be random: refused, unless image features do not pass through it."""
     missing = sorted(info.get("missing_keys", ()))
     needed = [key for key in missing if not any(part in key for part in UNUSED)]

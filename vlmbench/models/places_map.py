@@ -24,14 +24,14 @@ _NOWHERE = 1e6
 
 
 def coverage(cells: Tensor, boxes: Tensor | Sequence[Sequence[float]], size: Size | None = None) -> Tensor:
-    """[n] float32 in [0, 1]: the share of the boxes' area that each token's cell covers.
+    """[n, b] float32 in [0, 1]: the share of each box's area that each token's cell covers.
 
-    cells [n, 4], boxes [b, 4]: left, top, right, bottom in source pixels; areas are summed over boxes, so
-    that what lies in two counts twice. With `size`, only what lies on the image counts.
+    cells [n, 4], boxes [b, 4]: left, top, right, bottom in source pixels. With `size`, only what lies on the
+    image counts.
 
-    A share is a token's own: over one set of cells that covers the image once they sum to 1; over all tokens
-    to how often the boxes are seen (twice for tiles and a picture of the whole), or to less than 1 where the
-    processor crops. 0 for tokens without a place (NaN), and for all where no box has an area.
+    A share is a token's own: over one set of cells that covers the image once those of a box sum to 1; over
+    all tokens to how often the box is seen (twice for tiles and a picture of the whole), or to less than 1
+    where the processor crops. 0 for tokens without a place (NaN) and for boxes without an area.
     """
     box = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
     if size is not None:
@@ -39,9 +39,9 @@ def coverage(cells: Tensor, boxes: Tensor | Sequence[Sequence[float]], size: Siz
     cell = cells.detach().cpu().double()
     low = torch.maximum(cell[:, None, :2], box[None, :, :2])
     high = torch.minimum(cell[:, None, 2:], box[None, :, 2:])
-    seen = (high - low).nan_to_num(0.0).clamp(min=0).prod(-1).sum(1)
-    area = (box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1).sum()
-    return (seen / area if area > 0 else torch.zeros_like(seen)).clamp(max=1).float()
+    seen = (high - low).nan_to_num(0.0).clamp(min=0).prod(-1)
+    area = (box[:, 2:] - box[:, :2]).clamp(min=0).prod(-1)
+    return torch.where(area > 0, seen / area, 0.0).clamp(max=1).float()
 
 
 def map_tokens(cells_from: Tensor, chosen: Tensor, transform: Points | None, cells_to: Tensor) -> Tensor:
@@ -56,20 +56,33 @@ def map_tokens(cells_from: Tensor, chosen: Tensor, transform: Points | None, cel
     place is continued by an affine fit, so that its stand-ins are the nearest at the border. Tokens without a
     place map to their like, in order.
     """
+    wanted = torch.unique(chosen.detach().cpu().long())
+    if len(wanted) >= len(cells_to):
+        return torch.arange(len(cells_to))
+    return assign_tokens(cells_from, wanted, transform, cells_to).sort().values
+
+
+def assign_tokens(
+    cells_from: Tensor, chosen: Tensor, transform: Points | None, cells_to: Tensor, distinct: bool = True
+) -> Tensor:
+    """[k] int64: the token of the perturbed image that each of the distinct tokens `chosen` [k] maps to.
+
+    See `map_tokens`. Distinct where k <= m; else all m are met, and what is left shares the nearest one. With
+    `distinct` off each takes the nearest, whoever has it: much faster for thousands of tokens.
+    """
     old, new = cells_from.detach().cpu().double().numpy(), cells_to.detach().cpu().double().numpy()
-    wanted = torch.unique(chosen.detach().cpu().long()).numpy()
-    if len(wanted) >= len(new):
-        return torch.arange(len(new))
+    wanted = chosen.detach().cpu().long().numpy()
     middle, scale = _moved(old, transform)
     cost = _cost(old[wanted], middle[wanted], scale, new)
     # the lower, nearer index wins among equal cells
     cost += 1e-9 * np.abs(wanted[:, None] - np.arange(len(new)))
     nearest = cost.argmin(1)
-    if len(np.unique(nearest)) < len(wanted):
+    if distinct and len(np.unique(nearest)) < len(wanted):
         from scipy.optimize import linear_sum_assignment
 
-        nearest = linear_sum_assignment(cost)[1]
-    return torch.from_numpy(np.sort(nearest).astype(np.int64))
+        rows, columns = linear_sum_assignment(cost)
+        nearest[rows] = columns
+    return torch.from_numpy(nearest.astype(np.int64))
 
 
 def overlap(
@@ -79,11 +92,15 @@ def overlap(
 
     Arguments as of `map_tokens`. 1 where the same places were kept; also where nothing was, both times.
     """
-    kept = torch.unique(chosen_b.detach().cpu().long())
+    return overlap_of(map_tokens(cells_a, chosen_a, transform, cells_b), chosen_b)
+
+
+def overlap_of(before: Tensor, kept: Tensor) -> float:
+    """The same for tokens [k] that have been mapped, or of an image that did not change."""
     if not len(kept):
-        return float(not len(chosen_a))
-    mapped = map_tokens(cells_a, chosen_a, transform, cells_b)
-    return float(torch.isin(kept, mapped).double().mean())
+        return float(not len(before))
+    kept = torch.unique(kept.detach().cpu().long())
+    return float(torch.isin(kept, before.detach().cpu().long()).double().mean())
 
 
 def _moved(cells: Array, transform: Points | None) -> tuple[Array, Array]:

@@ -55,16 +55,17 @@ class Inside:
             flags[kept.cpu()] = 1
         return self._spread(left, part).nonzero()[:, 0]
 
+    def tokens(self, image: ImageTokens) -> Tensor:
+        """[n] on the CPU: which visual tokens of its request the span of an image is made of."""
+        here = torch.arange(image.start, image.stop)
+        return here[image.grid[:, 1].cpu() >= 0] if self.newline == "kept" else here
+
     def _spread(self, values: Sequence[Tensor], part: ImageFeatures) -> Tensor:
         """[n] from what is said of each image's span; 1 for newline tokens that stay outside of it."""
         spread = torch.zeros(part.count)
         for image, value in zip(part.images, values, strict=True):
-            here = torch.arange(image.start, image.stop)
-            if self.newline == "kept":
-                newline = image.grid[:, 1].cpu() < 0
-                spread[here[newline]] = 1
-                here = here[~newline]
-            spread[here] = value.cpu()
+            spread[image.start : image.stop] = 1
+            spread[self.tokens(image)] = value.cpu()
         return spread
 
     def _span(self, columns: Tensor, tokens: ImageTokens, seed: int) -> ImageSpan:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +21,7 @@ from vlmbench.models.geometry import (
 )
 from vlmbench.models.inputs import RowInputs, split_inputs
 from vlmbench.models.replay import SeenImages
+from vlmbench.models.words import question_ids
 
 if TYPE_CHECKING:
     from vlmbench.models.loading import LoadedModel
@@ -123,7 +124,12 @@ class Reader:
                 f"{length} prompt + {max_new_tokens} new tokens exceed the model's context of {self.context}"
             )
         count = int((sequence["input_ids"] == self.image_token_id).sum())
-        return RowInputs(sequence, vision, count, input_sizes(vision, self.model.config))
+        return RowInputs(sequence, vision, count, input_sizes(vision, self.model.config), prompt)
+
+    @cached_property
+    def question_ids(self) -> Callable[[str, str], tuple[int, ...]]:
+        """(prompt, question) -> ids of the question's tokens in the prompt; the last few are remembered."""
+        return lru_cache(1024)(partial(question_ids, self.tokenizer, self._image_mark))
 
     def resized(self, source: Size) -> Size | None:
         """Pixels to which the processor brings an image of `source` size; None where it makes tiles."""

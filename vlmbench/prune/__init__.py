@@ -29,7 +29,7 @@ POSITIONS = Param(
 MASK = Param(
     "mask",
     "reselected",
-    "under an image perturbation: tokens chosen anew, or those of the unperturbed image",
+    "under a perturbation: tokens chosen anew, or those of the unperturbed input",
     choices=("reselected", "frozen"),
     strength=True,
 )
@@ -99,18 +99,25 @@ PRUNERS = Registry(
             f"{_HERE}.cdpruner:CDPrunerLLM",
             "the same with the language model's own word embeddings",
             (*BUDGET, CEN),
+            version=2,
             source="after arXiv 2506.10967",
         ),
         Entry(
             "mmtok",
             f"{_HERE}.mmtok:MMTok",
-            "maximum coverage of the prompt's words and of the image",
+            "maximum coverage of the question's words and of the image",
             (
                 *BUDGET,
                 Param("alpha", 0.5, "weight of the image's own coverage", low=0.0),
-                Param("text_temperature", 0.02, "of the softmax over words' cosines", low=1e-4),
+                Param(
+                    "text_temperature",
+                    0.0,
+                    "of the softmax over words' cosines, 0 for the authors': .01 on Qwen2.5-VL, else .02",
+                    low=0.0,
+                ),
                 Param("image_temperature", 0.2, "of the softmax over tokens' cosines", low=1e-4),
             ),
+            version=2,
             source="arXiv 2508.18264",
         ),
         Entry(
@@ -219,8 +226,9 @@ PRUNERS = Registry(
         Entry(
             "oracle",
             f"{_HERE}.oracle:Oracle",
-            "tokens of the asked region (the item's boxes), then the most different ones",
+            "tokens of the item's boxes in turn, then the most different ones",
             BUDGET,
+            version=2,
             source=CEILING,
         ),
         Entry(

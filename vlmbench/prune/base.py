@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import ContractError, NotApplicableError
+from vlmbench.prune.alike import alike
 
 if TYPE_CHECKING:
     from vlmbench.prune.projector import Projector
@@ -45,6 +46,7 @@ NEEDS = (
     "llm_text_attention",
     "llm_keys",
     "llm_inputs",
+    "llm_all_inputs",
 )
 """What the adapter captures only where a method asks for it."""
 
@@ -81,8 +83,11 @@ class Inner:
     inputs: Tensor | None = None
     """[N, d] (`llm_inputs`): what layer 0 received for the visual tokens that are left; for merged ones the
     same weighted sum of it."""
+    all_inputs: Tensor | None = None
+    """[n, d] (`llm_all_inputs`): what layer 0 received for all n visual tokens of the image, the same at
+    every cut."""
     text_inputs: Tensor | None = None
-    """[T, d] (`llm_inputs`): what it received for the text tokens."""
+    """[T, d] (`llm_inputs` or `llm_all_inputs`): what layer 0 received for the text tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +121,19 @@ class Context:
     extra: Tensor | None = None
     """[E, P, c]: encoder outputs that belong to no place of the image (the class token), in X's space."""
     text: Tensor | None = None
-    """[T, d]: input embeddings of the prompt's text tokens."""
+    """[T, d]: input embeddings of the question's tokens in the prompt: the item's question as it is shown,
+    without options, instruction and template. Where it is unknown (`vlmbench.pruning`), of all text tokens
+    behind the last image, or of the whole prompt where none is behind it."""
     relevance: Tensor | None = None
     """[N] (`clip_relevance`): cosine of each token's CLIP patch feature to the question, from the text tower
     of the method's own CLIP checkpoint."""
     evidence: Tensor | None = None
-    """[N] in [0, 1]: share of the asked region that each token's cell covers; None where nothing is known."""
+    """[N, b] in [0, 1]: share of each box asked about that each token's cell covers; None where none is
+    known."""
     llm: Inner | None = None
     """Only at stage `llm`, where `features` are the hidden states [N, d] in front of the cut."""
+    family: str = ""
+    """The model's `model_type` (`qwen2_5_vl`), for settings that papers give by family; may be empty."""
     seed: int = 0
     """Of this image and method; the same under every perturbation of the image."""
 
@@ -169,6 +179,8 @@ class Pruner:
     merges: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     """Whether the number of kept tokens follows the image and not the budget alone."""
+    averages: ClassVar[bool] = False
+    """Of methods that merge: whether all tokens enter plain means, so that none is kept and none dropped."""
     other_image: ClassVar[bool] = False
     """Whether the request is shown another item's image: the engine's business, for a control."""
     text_dependent: ClassVar[bool] = False
@@ -182,8 +194,8 @@ class Pruner:
     positions: str = COMPACT
     """Position ids in the language model: the tokens' `original` ones, or renumbered without gaps."""
     mask: str = RESELECTED
-    """Under an image perturbation: tokens chosen anew, or `frozen`, those at the places of the ones that were
-    chosen on the unperturbed image. The engine's business: a method always chooses from what it is given."""
+    """Under a perturbation: tokens chosen anew, or `frozen`, those at the places of the ones that were chosen
+    on the unperturbed input. The engine's business: a method always chooses from what it is given."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -218,11 +230,17 @@ class Pruner:
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         """`select` for several images; methods that can do them at once override this."""
+        if type(self).select is Pruner.select:
+            return top_k_many([self.score(ctx) for ctx in contexts], ks)
         return [self.select(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
 
     def reduce(self, ctx: Context, k: int) -> Reduced:
         """For methods that merge: k new tokens; fewer only where `adaptive`."""
         raise self._lacks("reduce")
+
+    def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+        """`reduce` for several images; methods that can do them at once override this."""
+        return [self.reduce(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
 
     def _lacks(self, what: str) -> ContractError:
         return ContractError(
@@ -232,7 +250,7 @@ class Pruner:
 
 @dataclass(frozen=True, kw_only=True)
 class Batched(Pruner):
-    """Base of methods that choose for several images at once: they override `select_many`."""
+    """Base of methods that do several images at once: they override `select_many` or `reduce_many`."""
 
     def select(self, ctx: Context, k: int) -> Tensor:
         return self.select_many([ctx], [k])[0]
@@ -240,8 +258,25 @@ class Batched(Pruner):
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         raise self._lacks("select_many")
 
+    def reduce(self, ctx: Context, k: int) -> Reduced:
+        return self.reduce_many([ctx], [k])[0]
+
+    def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+        raise self._lacks("reduce_many")
+
 
 def top_k(score: Tensor, k: int) -> Tensor:
-    """Indices [k] of the k largest of score [N], ascending; the lowest index wins a tie."""
-    order = torch.argsort(score, descending=True, stable=True)
-    return order[:k].sort().values
+    """Indices [.., k] of the k largest of score [.., N], ascending; the lowest index wins a tie."""
+    order = torch.argsort(score, dim=-1, descending=True, stable=True)
+    return order[..., :k].sort(-1).values
+
+
+def top_k_many(scores: Sequence[Tensor], ks: Sequence[int]) -> list[Tensor]:
+    """`top_k` of the scores [N] of several images; those of equal N and k are sorted together."""
+    found: list[Tensor] = [torch.empty(0)] * len(scores)
+    keys = [(score.shape, score.dtype, score.device, k) for score, k in zip(scores, ks, strict=True)]
+    for members in alike(keys):
+        rows = top_k(torch.stack([scores[i] for i in members]), ks[members[0]])
+        for i, row in zip(members, rows, strict=True):
+            found[i] = row
+    return found

@@ -13,7 +13,7 @@ from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.centred import SAME, centred
 from vlmbench.prune.dpp import dpp
-from vlmbench.prune.given import given
+from vlmbench.prune.given import given_many
 from vlmbench.prune.greedy import greedy_many, of_tile
 from vlmbench.prune.tiles import of_images, tile_shares
 
@@ -39,23 +39,23 @@ class Conditional(Batched):
     def needs(self) -> frozenset[str]:
         return frozenset({"projector_in"} if self.cen else ())
 
-    def relevance(self, ctx: Context) -> Tensor:
-        """[N]: cosine of each token to the question."""
-        raise self._lacks("relevance")
+    def relevances(self, contexts: Sequence[Context]) -> list[Tensor]:
+        """[N] of each image: cosine of each token to the question."""
+        raise self._lacks("relevances")
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
         features: list[Tensor] = []
         scores: list[Tensor | None] = []
-        for ctx, own in zip(contexts, tiles, strict=True):
-            quality = _scaled(-self.relevance(ctx).float())
-            patches = given(ctx, "projector_in", "cdpruner(cen=true)") if self.cen else None
+        relevances = self.relevances(contexts)
+        patches = given_many(contexts, "projector_in", "cdpruner(cen=true)") if self.cen else None
+        for image, own in enumerate(tiles):
+            quality = _scaled(-relevances[image].float())
             for m, _ in own:
-                feature, score = of_tile(ctx.features, m), None if quality is None else quality[m]
+                features.append(of_tile(contexts[image].features, m))
+                scores.append(of_tile(quality, m))
                 if patches is not None:
-                    feature, score = centred(feature, score, of_tile(patches, m))
-                features.append(feature)
-                scores.append(score)
+                    features[-1], scores[-1] = centred(features[-1], scores[-1], of_tile(patches[image], m))
         shares = [share for own in tiles for _, share in own]
         return of_images(tiles, greedy_many(features, scores, shares, dpp))
 
@@ -80,21 +80,21 @@ class CDPruner(Conditional):
     def needs(self) -> frozenset[str]:
         return super().needs | {"clip_relevance", "projector_in"}
 
-    def relevance(self, ctx: Context) -> Tensor:
-        if ctx.relevance is None and not self.clip:
+    def relevances(self, contexts: Sequence[Context]) -> list[Tensor]:
+        if not self.clip and any(ctx.relevance is None for ctx in contexts):
             raise NotApplicableError(
                 "cdpruner needs clip_relevance, from the text tower of the model's CLIP checkpoint: "
                 "--method 'cdpruner(clip=openai/clip-vit-large-patch14-336)', or use cdpruner-llm"
             )
-        return given(ctx, "clip_relevance", "cdpruner", instead="cdpruner-llm")
+        return given_many(contexts, "clip_relevance", "cdpruner", instead="cdpruner-llm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CDPrunerLLM(Conditional):
     """Relevance by the language model's own words x diversity.
 
-    Relevance is the cosine between a projected token and the mean input embedding of the prompt's text: for
-    models that have no text tower. Its results are not CDPruner's and never stand beside them.
+    Relevance is the cosine between a projected token and the mean input embedding of the question's tokens:
+    for models that have no text tower. Its results are not CDPruner's and never stand beside them.
 
     Based on CDPruner (https://arxiv.org/abs/2506.10967); see `Conditional`.
 
@@ -106,20 +106,22 @@ class CDPrunerLLM(Conditional):
     def needs(self) -> frozenset[str]:
         return super().needs | {"text"}
 
-    def relevance(self, ctx: Context) -> Tensor:
-        text = given(ctx, "text", "cdpruner-llm").float()
-        features = ctx.features.float()
-        length = torch.linalg.vector_norm(features, dim=-1).clamp(min=1e-12)
-        if not len(text):
-            return torch.zeros_like(length)
-        words = torch.nn.functional.normalize(text.mean(0), dim=-1)
-        found: Tensor = torch.mv(features, words) / length
-        return found
+    def relevances(self, contexts: Sequence[Context]) -> list[Tensor]:
+        texts = given_many(contexts, "text", "cdpruner-llm")
+        return [_to_words(ctx.features.float(), text) for ctx, text in zip(contexts, texts, strict=True)]
 
 
-def _scaled(value: Tensor) -> Tensor | None:
-    """[N] in [0, 1], as CDPruner's code scales; None where all are equal."""
+def _to_words(features: Tensor, text: Tensor) -> Tensor:
+    """[N]: cosine of features [N, d] to the mean of text [T, d]; zeros where T is."""
+    length = torch.linalg.vector_norm(features, dim=-1).clamp(min=1e-12)
+    if not len(text):
+        return torch.zeros_like(length)
+    words = torch.nn.functional.normalize(text.float().mean(0), dim=-1)
+    found: Tensor = torch.mv(features, words) / length
+    return found
+
+
+def _scaled(value: Tensor) -> Tensor:
+    """[N] in [0, 1], as CDPruner's code scales; ones where all are equal."""
     low, high = value.aminmax()
-    if high - low <= SAME:
-        return None
-    return (value - low + 1e-6) / (high - low)
+    return torch.where(high - low <= SAME, 1.0, (value - low + 1e-6) / (high - low))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import ORIGINAL, Context, Cut, Pruner, Stage, top_k
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import check_finite
+from vlmbench.prune.alike import alike
+from vlmbench.prune.base import ORIGINAL, Batched, Context, Cut, Stage, top_k_many
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import check_all_finite
 from vlmbench.prune.schedule import before_layer
 from vlmbench.prune.ties import descending
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dart(Pruner):
+class Dart(Batched):
     """Visual tokens least like a few pivots, before an early language-model layer.
 
     Pivots are the image's and the text's tokens with the largest L1 norm of keys in layer K - 1. In order of
@@ -56,33 +58,56 @@ class Dart(Pruner):
         pivots = self.pivots_image + self.pivots_text
         return (Cut(self.K, min(n, self.pivots_image + pivots * (cut.keep // pivots))),)
 
-    def select(self, ctx: Context, k: int) -> Tensor:
-        check_finite(ctx.features, "visual features")
-        keys, inner = given(ctx, "llm_keys", "dart"), ctx.llm
-        assert inner is not None  # `given` has seen it
-        assert inner.text_keys is not None
-        check_finite(inner.text_keys, "keys of the language model")
-        images = top_k(_norm(keys), min(self.pivots_image, k))
-        texts = top_k(_norm(inner.text_keys), min(self.pivots_text, len(inner.text_keys)))
-        states = inner.norm(ctx.features).float()
-        pivots = torch.cat([states[images], inner.norm(inner.text[texts]).float()])
-        lowest = descending(-_cosine(pivots, states))
-        free = torch.ones(ctx.n, dtype=torch.bool, device=states.device)
-        free[images] = False
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        keys = given_many(contexts, "llm_keys", "dart")
+        inners = [ctx.llm for ctx in contexts if ctx.llm is not None]
+        text_keys = [inner.text_keys for inner in inners if inner.text_keys is not None]
+        check_all_finite(text_keys, "keys of the language model")
+        images = top_k_many([_norm(key) for key in keys], [min(self.pivots_image, k) for k in ks])
+        texts = top_k_many(
+            [_norm(key) for key in text_keys], [min(self.pivots_text, len(key)) for key in text_keys]
+        )
+        likeness = []
+        for ctx, inner, image, text in zip(contexts, inners, images, texts, strict=True):
+            states = inner.norm(ctx.features).float()
+            pivots = torch.cat([states[image], inner.norm(inner.text[text]).float()])
+            likeness.append(_cosine(pivots, states))
+        chosen = list(images)
+        for members in alike((cosine.shape, k) for cosine, k in zip(likeness, ks, strict=True)):
+            rows = self._choose(
+                torch.stack([likeness[i] for i in members]),
+                torch.stack([images[i] for i in members]),
+                ks[members[0]],
+            )
+            for i, row in zip(members, rows, strict=True):
+                chosen[i] = row
+        return chosen
+
+    def _choose(self, likeness: Tensor, images: Tensor, k: int) -> Tensor:
+        """Indices [B, k], ascending; likeness [B, p, N] of each token to the p pivots, of which `images`
+        [B, m] are tokens."""
+        batch, pivots, n = likeness.shape
+        lowest = descending(-likeness)
+        place = torch.arange(n, device=likeness.device)
+        free = torch.ones(batch, n, dtype=torch.bool, device=likeness.device).scatter_(1, images, False)
         added: list[Tensor] = []
 
         def add(row: Tensor, count: int) -> None:
-            added.append(row[free[row]][:count])
-            free[added[-1]] = False
+            spare = n - images.shape[1] - sum(each.shape[1] for each in added)
+            # the places of the first that are free; there are enough, so n is none of them
+            first = torch.where(free.gather(1, row), place, n).topk(min(count, spare), largest=False).values
+            added.append(row.gather(1, first))
+            free.scatter_(1, added[-1], False)
 
-        for row in lowest:
-            add(row, self._each(k))
-        while (surplus := len(images) + sum(map(len, added)) - k) > 0:
-            givers = [i for i in reversed(range(len(added))) if len(added[i])][:surplus]
-            added = [a[:-1] if i in givers else a for i, a in enumerate(added)]
+        for pivot in range(pivots):
+            add(lowest[:, pivot], self._each(k))
+        while (surplus := images.shape[1] + sum(each.shape[1] for each in added) - k) > 0:
+            givers = [i for i in reversed(range(len(added))) if added[i].shape[1]][:surplus]
+            added = [each[:, :-1] if i in givers else each for i, each in enumerate(added)]
         for turn in range(-surplus):
-            add(lowest[turn % len(lowest)], 1)
-        return torch.cat([images, *added]).sort().values
+            add(lowest[:, turn % pivots], 1)
+        return torch.cat([images, *added], dim=1).sort(1).values
 
     def _each(self, k: int) -> int:
         """Tokens that a pivot adds, of k that are kept."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner, top_k
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import check_finite
-from vlmbench.prune.tiles import tile_shares
+from vlmbench.prune.base import Batched, Context, top_k_many
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import check_all_finite, of_tile
+from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class FasterVLM(Pruner):
+class FasterVLM(Batched):
     """The k tokens with the largest encoder attention.
 
     Attention of the class token in the encoder layer in front of the projector; of all tokens where there is
@@ -31,8 +31,9 @@ class FasterVLM(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset({"attention"})
 
-    def select(self, ctx: Context, k: int) -> Tensor:
-        attention = given(ctx, "attention", "fastervlm")
-        check_finite(ctx.features, "visual features")
-        kept = [members[top_k(attention[members], share)] for members, share in tile_shares(ctx, k)]
-        return torch.cat(kept).sort().values
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        attention = given_many(contexts, "attention", "fastervlm")
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+        seen = [of_tile(a, m) for a, own in zip(attention, tiles, strict=True) for m, _ in own]
+        return of_images(tiles, top_k_many(seen, [share for own in tiles for _, share in own]))

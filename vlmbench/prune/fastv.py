@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from vlmbench.prune.base import ORIGINAL, Context, Cut, Pruner, Stage
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import check_finite
+from vlmbench.prune.base import ORIGINAL, Batched, Context, Cut, Stage, top_k_many
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import check_all_finite
 from vlmbench.prune.schedule import before_layer
 
 
 @dataclass(frozen=True, kw_only=True)
-class FastV(Pruner):
+class FastV(Batched):
     """Most attended visual tokens of an early language-model layer.
 
     The first K layers see every token. Before layer K those stay that the last prompt token attends to most
@@ -40,6 +41,6 @@ class FastV(Pruner):
     def schedule(self, n: int, layers: int) -> tuple[Cut, ...]:
         return (before_layer(f"fastv(K={self.K})", n, self.budget(n), layers, self.K),)
 
-    def score(self, ctx: Context) -> Tensor:
-        check_finite(ctx.features, "visual features")
-        return given(ctx, "llm_attention", "fastv")
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        return top_k_many(given_many(contexts, "llm_attention", "fastv"), ks)

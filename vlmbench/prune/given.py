@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
 from vlmbench.prune.base import Context
-from vlmbench.prune.greedy import check_finite
+from vlmbench.prune.greedy import check_all_finite
 
 _INNER = {
     "llm_attention": "attention",
@@ -14,6 +16,7 @@ _INNER = {
     "llm_text_attention": "text_attention",
     "llm_keys": "keys",
     "llm_inputs": "inputs",
+    "llm_all_inputs": "all_inputs",
 }
 """Needs that the language model serves, and their fields in `prune.base.Inner`."""
 
@@ -28,7 +31,7 @@ _WORDS = {
     "middle_attention": "attention weights in the middle of the vision encoder",
     "last_attention": "attention weights of the vision encoder's last layer",
     "last_keys": "keys of the vision encoder's last layer",
-    "text": "embeddings of the prompt's words",
+    "text": "embeddings of the question's words",
     "clip_relevance": "similarities of CLIP's patches to the question",
     "evidence": "boxes of the asked region",
     "llm_attention": "attention weights of the language model",
@@ -36,6 +39,7 @@ _WORDS = {
     "llm_text_attention": "attention weights of the language model",
     "llm_keys": "keys of the language model",
     "llm_inputs": "inputs of the language model",
+    "llm_all_inputs": "inputs of the language model",
 }
 
 
@@ -45,11 +49,23 @@ def given(ctx: Context, need: str, method: str, instead: str = "divprune") -> Te
     Raises NotApplicableError naming the need and the method to use `instead` where it is missing, ItemError
     where it is not finite.
     """
+    return given_many([ctx], need, method, instead)[0]
+
+
+def given_many(
+    contexts: Sequence[Context], need: str, method: str, instead: str = "divprune"
+) -> list[Tensor]:
+    """`given` for several images."""
+    values = [_field(ctx, need, method, instead) for ctx in contexts]
+    check_all_finite(values, _WORDS[need])
+    return values
+
+
+def _field(ctx: Context, need: str, method: str, instead: str) -> Tensor:
     holder = ctx.llm if need in _INNER else ctx
     value: Tensor | None = getattr(holder, _FIELD.get(need, need), None)
     if value is None:
         raise NotApplicableError(
             f"{method} needs {need} ({_WORDS[need]}), which there is not here; use {instead}"
         )
-    check_finite(value, _WORDS[need])
     return value

@@ -24,7 +24,7 @@ TIE = 1e-6
 """Absolute: scores lie in [0, 1] and distances in [0, 2]; float32 cosines are good to about 3e-7."""
 
 _MATRIX_SIDE = 4096  # up to 64 MB of distances per image; beyond, rows are computed when they are needed
-_MATRIX_SHARE = 20  # the whole matrix pays once more than N / 20 of its rows are read (one CPU thread)
+_MATRIX_SHARE = 6  # the whole matrix pays once more than N / 6 of its rows are read (one CPU thread)
 _BLOCK = 192
 
 
@@ -108,6 +108,14 @@ def check_finite(values: Tensor, what: str) -> None:
     """Raises ItemError where `values` holds NaN or infinity; `what` names them, in the plural."""
     if not all_finite(values):
         raise ItemError(f"{what} are not finite (NaN or infinite): run the model in bfloat16 or float32")
+
+
+def check_all_finite(values: Sequence[Tensor], what: str) -> None:
+    """`check_finite` for tensors of several images on one device, which is waited for once."""
+    sums = [each.sum(dtype=torch.float32) for each in values]
+    if sums and not bool(torch.stack(sums).isfinite().all()):
+        for each in values:
+            check_finite(each, what)
 
 
 def unit_length(features: Tensor) -> Tensor:

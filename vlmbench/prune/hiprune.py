@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner, top_k
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import check_finite
-from vlmbench.prune.tiles import tile_shares
+from vlmbench.prune.alike import alike
+from vlmbench.prune.base import Batched, Context, top_k
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import check_all_finite, of_tile
+from vlmbench.prune.tiles import of_images, tile_shares
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiPrune(Pruner):
+class HiPrune(Batched):
     """Anchors, buffers and registers by encoder attention at two depths.
 
     round(k a / 5) anchors are the tokens most attended in the middle of the encoder, buffers the up to four
@@ -37,24 +39,32 @@ class HiPrune(Pruner):
     def needs(self) -> frozenset[str]:
         return frozenset({"received_attention", "middle_attention"})
 
-    def select(self, ctx: Context, k: int) -> Tensor:
-        attention = given(ctx, "received_attention", "hiprune")
-        middle = given(ctx, "middle_attention", "hiprune", instead="fastervlm")
-        check_finite(ctx.features, "visual features")
-        grid = ctx.grid.to(attention.device)
-        kept = [
-            members[_select(attention[members], middle[members], grid[members, 1:], share, self.a)]
-            for members, share in tile_shares(ctx, k)
-        ]
-        return torch.cat(kept).sort().values
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        attention = given_many(contexts, "received_attention", "hiprune")
+        middle = given_many(contexts, "middle_attention", "hiprune", instead="fastervlm")
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+        places = [ctx.grid[:, 1:].to(each.device) for ctx, each in zip(contexts, attention, strict=True)]
+        units = [(image, m, share) for image, own in enumerate(tiles) for m, share in own]
+        chosen: dict[int, Tensor] = {}
+        for group in alike((len(m), share) for _, m, share in units):
+            own = [units[unit] for unit in group]
+            end, centre, place = (
+                torch.stack([of_tile(values[image], m) for image, m, _ in own])
+                for values in (attention, middle, places)
+            )
+            chosen |= zip(group, _select(end, centre, place, own[0][2], self.a), strict=True)
+        return of_images(tiles, [chosen[unit] for unit in range(len(units))])
 
 
 def _select(attention: Tensor, middle: Tensor, places: Tensor, k: int, a: float) -> Tensor:
-    """Indices [k] of one tile's tokens; places [n, 2]: row, column."""
+    """Indices [B, k] of B tiles' tokens; attention and middle [B, n], places [B, n, 2]: row, column."""
     anchors = top_k(middle, round(k * a / 5))
-    steps = (places[:, None] - places[anchors][None]).abs().sum(2)
-    near = (steps <= 1).any(1)
-    is_anchor = (steps == 0).any(1)
+    to = places.gather(1, anchors[..., None].expand(-1, -1, 2))
+    steps = (places[:, :, None] - to[:, None]).abs().sum(3)
+    near = (steps <= 1).any(2)
+    is_anchor = (steps == 0).any(2)
     # in the order of preference: anchors, buffers by the middle, the others by the end
-    order = torch.where(near, middle, attention).argsort(descending=True, stable=True)
-    return order[(is_anchor.int() + near.int())[order].argsort(descending=True, stable=True)][:k]
+    order = torch.where(near, middle, attention).argsort(dim=1, descending=True, stable=True)
+    rank = (is_anchor.int() + near.int()).gather(1, order)
+    return order.gather(1, rank.argsort(dim=1, descending=True, stable=True)[:, :k])

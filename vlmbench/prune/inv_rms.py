@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from vlmbench.prune.base import Context
-from vlmbench.prune.given import given
+from vlmbench.prune.given import given_many
 from vlmbench.prune.norm import Norm
 
 EPS = 1e-6
@@ -32,6 +33,6 @@ class InvRms(Norm):
     def needs(self) -> frozenset[str]:
         return frozenset({"projector_in"})
 
-    def size(self, ctx: Context) -> Tensor:
-        x = given(ctx, "projector_in", "inv-rms").float()
-        return (x.square().mean(-1) + EPS).rsqrt().mean(-1)
+    def sizes(self, contexts: Sequence[Context]) -> list[Tensor]:
+        given = given_many(contexts, "projector_in", "inv-rms")
+        return [(x.float().square().mean(-1) + EPS).rsqrt().mean(-1) for x in given]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vlmbench.prune.base import Batched, Context
-from vlmbench.prune.greedy import check_finite, greedy_many, of_tile
-from vlmbench.prune.sensitivity import is_constant, normalise
+from vlmbench.prune.greedy import check_all_finite, greedy_many, of_tile
+from vlmbench.prune.sensitivity import greedy_scores
 from vlmbench.prune.tiles import of_images, tile_shares
 
 
@@ -30,16 +30,16 @@ class Norm(Batched):
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
-        features, scores = [], []
-        for ctx, own in zip(contexts, tiles, strict=True):
-            size = self.size(ctx)
-            features += [of_tile(ctx.features, m) for m, _ in own]
-            scores += [None if is_constant(size[m]) else normalise(size[m]) for m, _ in own]
+        sizes = self.sizes(contexts)
+        units = [(image, m) for image, own in enumerate(tiles) for m, _ in own]
+        features = [of_tile(contexts[image].features, m) for image, m in units]
+        scores = greedy_scores([of_tile(sizes[image], m) for image, m in units])
         shares = [share for own in tiles for _, share in own]
         return of_images(tiles, greedy_many(features, scores, shares))
 
-    def size(self, ctx: Context) -> Tensor:
-        """[N], positive: what stands in for the sensitivity. Raises ItemError where it is not finite."""
-        norm: Tensor = torch.linalg.vector_norm(ctx.features.float(), dim=-1)
-        check_finite(norm, "visual features")
-        return norm
+    def sizes(self, contexts: Sequence[Context]) -> list[Tensor]:
+        """[N] of each image, positive: what stands in for the sensitivity. Raises ItemError for what is not
+        finite."""
+        norms = [torch.linalg.vector_norm(ctx.features.float(), dim=-1) for ctx in contexts]
+        check_all_finite(norms, "visual features")
+        return norms

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vlmbench.prune.base import Batched, Context
-from vlmbench.prune.given import given
+from vlmbench.prune.given import given_many
 from vlmbench.prune.greedy import TIE, first_max, greedy, greedy_many, unit_length
 from vlmbench.prune.rows import CosineRows
 from vlmbench.prune.ties import descending
@@ -42,10 +42,12 @@ class Oracle(Batched):
         return frozenset({"evidence"})
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        evidence = [given(ctx, "evidence", "oracle").to(ctx.features.device) for ctx in contexts]
+        told = given_many(contexts, "evidence", "oracle")
+        evidence = [share.to(ctx.features.device) for ctx, share in zip(contexts, told, strict=True)]
         boxes = max((share.shape[1] for share in evidence), default=0)
         evidence = [pad(share, (0, boxes - share.shape[1])) for share in evidence]  # of boxes that none sees
-        seen = [share if bool((share > 0).any()) else None for share in evidence]
+        some = torch.stack([(share > 0).any() for share in evidence]).tolist()
+        seen = [share if any_ else None for share, any_ in zip(evidence, some, strict=True)]
         return greedy_many([ctx.features for ctx in contexts], seen, ks, _boxes_then_diversity)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Cut, Pruner, Stage
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import check_finite
+from vlmbench.prune.base import Batched, Context, Cut, Stage, top_k_many
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import check_all_finite
 from vlmbench.prune.schedule import at_depths, meeting
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidDrop(Pruner):
+class PyramidDrop(Batched):
     """Most attended visual tokens in three stages, a geometric series of them.
 
     Cuts lie at a quarter, a half and three quarters of the language model's depth (before layers 8, 16 and
@@ -39,9 +40,9 @@ class PyramidDrop(Pruner):
         at = at_depths("pyramiddrop", (1 / 4, 1 / 2, 3 / 4), layers)
         return meeting("pyramiddrop", n, self.budget(n), layers, at, _shares, "use divprune")
 
-    def score(self, ctx: Context) -> Tensor:
-        check_finite(ctx.features, "visual features")
-        return given(ctx, "llm_next_attention", "pyramiddrop")
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        return top_k_many(given_many(contexts, "llm_next_attention", "pyramiddrop"), ks)
 
 
 def _shares(factor: float) -> tuple[float, float, float]:

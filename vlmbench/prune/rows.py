@@ -43,7 +43,7 @@ class CosineRows:
 
     def _read(self, token: int, promise: NDArray[np.float32]) -> None:
         n, known = len(self._unit), len(self._rows)
-        if known * 4 >= n and n <= SIDE:
+        if known * 2 >= n and n <= SIDE:
             return self.all()  # the promise was not kept
         hope = np.where(self._at < 0, promise, -np.inf)
         hope[token] = np.inf
@@ -54,13 +54,13 @@ class CosineRows:
         return None
 
 
-def gram(vectors: Tensor) -> Tensor:
-    """[N, N]: products of vectors [N, d] with each other; below the diagonal, blocks are copies."""
+def gram(vectors: Tensor, out: Tensor | None = None) -> Tensor:
+    """[N, N], in `out` where it is given: products of vectors [N, d] with each other; below the diagonal,
+    blocks are copies."""
     n = len(vectors)
-    out = vectors.new_empty(n, n)
+    out = vectors.new_empty(n, n) if out is None else out
     for a in range(0, n, _BLOCK):
         b = a + _BLOCK
-        upper = torch.mm(vectors[a:b], vectors[a:].T)
-        out[a:b, a:] = upper
-        out[b:, a:b] = upper[:, _BLOCK:].T
+        torch.mm(vectors[a:b], vectors[a:].T, out=out[a:b, a:])
+        out[b:, a:b] = out[a:b, b:].T
     return out

@@ -7,7 +7,7 @@ Three estimators: `exact` from the projector's closed form, `sampled` as ZOO-Pru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -74,16 +74,30 @@ def directions(m: int, patches: int, width: int, seed: int) -> Tensor:
 
 def is_constant(sensitivity: Tensor) -> bool:
     """Whether all of S [n] is the same but for noise, which min-max would turn into weights."""
-    low, high = sensitivity.aminmax()
-    return bool((high - low < CONSTANT * sensitivity.mean()) | (high == low))
+    return are_constant([sensitivity])[0]
+
+
+def are_constant(sensitivities: Sequence[Tensor]) -> list[bool]:
+    """`is_constant` of several, for which the device is waited for once."""
+    found: list[bool] = torch.stack([_constant(each) for each in sensitivities]).tolist()
+    return found
 
 
 def normalise(sensitivity: Tensor) -> Tensor:
     """S [n] -> [n] in [0, 1]: (S - min) / (max - min + 1e-8), all ones where S is constant."""
-    if is_constant(sensitivity):
-        return torch.ones_like(sensitivity)
     low, high = sensitivity.aminmax()
-    return (sensitivity - low) / (high - low + 1e-8)
+    return torch.where(_constant(sensitivity), 1.0, (sensitivity - low) / (high - low + 1e-8))
+
+
+def greedy_scores(sensitivities: Sequence[Tensor]) -> list[Tensor | None]:
+    """`normalise` of each, None where S is constant: what the greedy choice wants."""
+    constant = are_constant(sensitivities)
+    return [None if same else normalise(s) for s, same in zip(sensitivities, constant, strict=True)]
+
+
+def _constant(sensitivity: Tensor) -> Tensor:
+    low, high = sensitivity.aminmax()
+    return (high - low < CONSTANT * sensitivity.mean()) | (high == low)
 
 
 def _mean_norm(response: Callable[[Tensor, Tensor], Tensor], x: Tensor, m: int, seed: int) -> Tensor:

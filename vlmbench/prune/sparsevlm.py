@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
-from vlmbench.prune.base import Context, Cut, Pruner, Reduced, Stage, top_k
+from vlmbench.prune.alike import alike
+from vlmbench.prune.base import Batched, Context, Cut, Reduced, Stage
 from vlmbench.prune.density_peaks import density_peaks
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import TIE, check_finite
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import TIE, check_all_finite
 from vlmbench.prune.schedule import at_depths, meeting
 
 _DEPTHS = (3 / 32, 7 / 32, 16 / 32)
@@ -25,15 +27,15 @@ _OF = 576
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseVLM(Pruner):
+class SparseVLM(Batched):
     """Visual tokens that the visually relevant words attend to, in three stages, with recycling.
 
-    Raters are the text tokens whose share of softmax over text (V T^T), mean over the image's tokens, is
-    above the mean; V, T what layer 0 received. Cuts lie at 3/32, 7/32 and 16/32 of the language model's
-    depth. Each keeps the tokens with the highest attention from the raters in the layer before the cut, mean
-    over raters and heads. Of the n dropped, the s = int(.3 n) + 1 most attended are recycled: grouped around
-    int(s / 10) + 1 density peaks, averaged and appended in the order of their peaks. A cut's count includes
-    them.
+    Raters are the text tokens whose share of softmax over text (V T^T), mean over all of the image's tokens,
+    is above the mean; V, T what layer 0 received, so they are the same at every cut. Cuts lie at 3/32, 7/32
+    and 16/32 of the language model's depth. Each keeps the tokens with the highest attention from the raters
+    in the layer before the cut, mean over raters and heads. Of the n dropped, the s = int(.3 n) + 1 most
+    attended are recycled: grouped around int(s / 10) + 1 density peaks, averaged and appended in the order of
+    their peaks. A cut's count includes them.
 
     The paper's keeps for 64, 128 and 192 of 576 tokens, plus what is recycled, are shares of the image's
     tokens; between these budgets, down to 0 and up to all tokens, shares are interpolated linearly. With
@@ -41,11 +43,10 @@ class SparseVLM(Pruner):
     included, is the budget; without it the budget's own, whose average is 82, 145 and 206.5 for the three
     published ones in 32 layers.
 
-    Based on SparseVLM v1.5 (https://arxiv.org/abs/2410.04417). There raters are chosen once, before the first
-    layer; here at every cut, by the tokens that are left.
+    Based on SparseVLM v1.5 (https://arxiv.org/abs/2410.04417).
 
     Parameters: ratio, keep, positions (see Pruner); exact_budget. Reads features [N, d], llm.text_attention
-    [T, N], llm.inputs [N, d] and llm.text_inputs [T, d].
+    [T, N], llm.all_inputs [n, d] and llm.text_inputs [T, d].
     """
 
     stage: ClassVar[Stage] = "llm"
@@ -57,7 +58,7 @@ class SparseVLM(Pruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"llm_text_attention", "llm_inputs"})
+        return frozenset({"llm_text_attention", "llm_all_inputs"})
 
     def schedule(self, n: int, layers: int) -> tuple[Cut, ...]:
         at, k = at_depths("sparsevlm", _DEPTHS, layers), self.budget(n)
@@ -67,46 +68,61 @@ class SparseVLM(Pruner):
             Cut(layer, max(1, int(share * n + 0.5))) for layer, share in zip(at, shares(k / n), strict=True)
         )
 
-    def reduce(self, ctx: Context, k: int) -> Reduced:
-        check_finite(ctx.features, "visual features")
-        attention = given(ctx, "llm_text_attention", "sparsevlm").float()
-        inputs, inner = given(ctx, "llm_inputs", "sparsevlm"), ctx.llm
-        assert inner is not None  # `given` has seen it
-        assert inner.text_inputs is not None
-        if not len(attention):
+    def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        attention = given_many(contexts, "llm_text_attention", "sparsevlm")
+        inputs = given_many(contexts, "llm_all_inputs", "sparsevlm")
+        inners = [ctx.llm for ctx in contexts if ctx.llm is not None]
+        text = [inner.text_inputs for inner in inners if inner.text_inputs is not None]
+        if not all(map(len, text)):
             raise NotApplicableError("sparsevlm needs words in the prompt, which has none; use divprune")
-        check_finite(inner.text_inputs, "inputs of the language model")
-        score = attention[raters(inputs, inner.text_inputs)].mean(0)
-        count = kept_of(k, ctx.n)
-        kept = top_k(score, count)
-        weights = score.new_zeros(k, ctx.n)
-        weights[torch.arange(count, device=kept.device), kept] = 1
-        if count == k:
-            return Reduced(ctx.features[kept], source=kept, weights=weights, position_from=kept)
-        left = torch.ones(ctx.n, dtype=torch.bool, device=kept.device)
-        left[kept] = False
-        dropped = left.nonzero()[:, 0]
-        again = dropped[top_k(score[dropped], recycled_of(ctx.n - count))]
-        states = ctx.features[again].float()
-        peaks, member = density_peaks(states, k - count)
-        size = torch.bincount(member, minlength=k - count)
-        means = torch.zeros_like(states[peaks]).index_add(0, member, states) / size[:, None]
-        weights[count + member, again] = 1 / size[member]
-        own = torch.cat([kept, again[peaks]])
-        single = torch.cat([torch.ones_like(kept), size]) == 1
-        return Reduced(
-            features=torch.cat([ctx.features[kept], means.to(ctx.features.dtype)]),
-            source=torch.where(single, own, -1),
-            weights=weights,
-            position_from=own,
-        )
+        check_all_finite(text, "inputs of the language model")
+        scores = [_rated(*of_image) for of_image in zip(attention, inputs, text, strict=True)]
+        made: dict[int, Reduced] = {}
+        for members in alike((ctx.features.shape, k) for ctx, k in zip(contexts, ks, strict=True)):
+            features = [contexts[i].features for i in members]
+            score = torch.stack([scores[i] for i in members])
+            made |= zip(members, _recycled(features, score, ks[members[0]]), strict=True)
+        return [made[i] for i in range(len(contexts))]
 
 
 def raters(inputs: Tensor, text: Tensor) -> Tensor:
-    """[T] bool from [N, d] and [T, d]; all of them where none stands out."""
+    """[T] bool from [n, d] and [T, d]; all of them where none stands out."""
     relevance = (inputs.float() @ text.float().T).softmax(1).mean(0)
     above = relevance - relevance.mean() > TIE
-    return above if bool(above.any()) else torch.ones_like(above)
+    return above | ~above.any()
+
+
+def _rated(attention: Tensor, inputs: Tensor, text: Tensor) -> Tensor:
+    """[N]: mean of attention [T, N] over the raters."""
+    who = raters(inputs, text)
+    # no product of matrices, which may sum equal columns in different orders
+    return (attention.float() * who[:, None]).sum(0) / who.sum()
+
+
+def _recycled(features: Sequence[Tensor], score: Tensor, k: int) -> list[Reduced]:
+    """Of B images, each features [N, d] and a row of score [B, N]."""
+    images, n = score.shape
+    count = kept_of(k, n)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    kept = own = order[:, :count].sort(1).values
+    single = torch.ones_like(kept, dtype=torch.bool)
+    weights = score.new_zeros(images, k, n)
+    weights[:, :count].scatter_(2, kept[..., None], 1)
+    made = [feature[row] for feature, row in zip(features, kept, strict=True)]
+    if count < k:
+        again = order[:, count : count + recycled_of(n - count)].sort(1).values
+        states = [feature[row].float() for feature, row in zip(features, again, strict=True)]
+        peaks, member = density_peaks(states, k - count)
+        joined = score.new_zeros(images, k - count, again.shape[1]).scatter_(1, member[:, None], 1)
+        size = joined.sum(2, keepdim=True)
+        weights[:, count:].scatter_(2, again[:, None].expand_as(joined), joined / size)
+        own = torch.cat([kept, again.gather(1, peaks)], dim=1)
+        single = torch.cat([single, size[..., 0] == 1], dim=1)
+        for i, state in enumerate(states):
+            made[i] = torch.cat([made[i], (joined[i] @ state / size[i]).to(made[i].dtype)])
+    source = torch.where(single, own, -1)
+    return list(map(Reduced, made, source, weights, own))
 
 
 def recycled_of(dropped: int) -> int:

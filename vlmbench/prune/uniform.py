@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.budget import split_budget
-from vlmbench.prune.greedy import by_tile, check_finite
+from vlmbench.prune.greedy import by_tile, check_all_finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class Uniform(Pruner):
+class Uniform(Batched):
     """Tokens evenly spaced over the 2-D grid.
 
     About sqrt(k H / W) evenly spaced rows share the k tokens as equally as possible; each spaces its own
@@ -26,15 +27,20 @@ class Uniform(Pruner):
     Parameters: ratio, keep, positions (see Pruner). Reads grid [N, 3].
     """
 
-    def select(self, ctx: Context, k: int) -> Tensor:
-        check_finite(ctx.features, "visual features")
-        tiles = by_tile(ctx.grid)
-        shares = split_budget(k, [len(members) for members in tiles])
-        chosen = [
-            members[_spread(ctx.grid[members, 1:], share)]
-            for members, share in zip(tiles, shares, strict=True)
-        ]
-        return torch.cat(chosen).sort().values.to(ctx.features.device)
+    def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        pairs = zip(contexts, ks, strict=True)
+        return [_even_over(ctx.grid, k).to(ctx.features.device) for ctx, k in pairs]
+
+
+def _even_over(grid: Tensor, k: int) -> Tensor:
+    """Indices [k], ascending, into the tokens of one image; grid [N, 3]."""
+    tiles = by_tile(grid)
+    shares = split_budget(k, [len(members) for members in tiles])
+    chosen = [
+        members[_spread(grid[members, 1:], share)] for members, share in zip(tiles, shares, strict=True)
+    ]
+    return torch.cat(chosen).sort().values
 
 
 def _spread(places: Tensor, k: int) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vlmbench.prune.base import Batched, Context
-from vlmbench.prune.given import given
-from vlmbench.prune.greedy import TIE, check_finite, greedy_many, unit_length
+from vlmbench.prune.given import given_many
+from vlmbench.prune.greedy import TIE, check_all_finite, greedy_many, of_tile, unit_length
 from vlmbench.prune.rows import gram
 from vlmbench.prune.tiles import of_images, tile_shares
 
@@ -48,14 +48,12 @@ class VisPruner(Batched):
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         tiles = [tile_shares(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
-        xs: list[Tensor] = []
-        attentions: list[Tensor | None] = []
-        for ctx, own in zip(contexts, tiles, strict=True):
-            attention = given(ctx, "attention", "vispruner")
-            x = given(ctx, "projector_in", "vispruner", instead="fastervlm").flatten(1)
-            check_finite(ctx.features, "visual features")
-            xs += [x[m] for m, _ in own]
-            attentions += [attention[m] for m, _ in own]
+        attention = given_many(contexts, "attention", "vispruner")
+        x = given_many(contexts, "projector_in", "vispruner", instead="fastervlm")
+        check_all_finite([ctx.features for ctx in contexts], "visual features")
+        units = [(image, m) for image, own in enumerate(tiles) for m, _ in own]
+        xs = [of_tile(x[image].flatten(1), m) for image, m in units]
+        attentions = [of_tile(attention[image], m) for image, m in units]
         shares = [share for own in tiles for _, share in own]
         return of_images(tiles, greedy_many(xs, attentions, shares, self._choose))
 

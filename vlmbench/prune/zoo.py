@@ -13,7 +13,7 @@ from vlmbench.prune.base import Batched, Context
 from vlmbench.prune.centred import centred
 from vlmbench.prune.greedy import greedy_many, of_tile
 from vlmbench.prune.projector import Projector
-from vlmbench.prune.sensitivity import exact, is_constant, jvp, normalise, sampled
+from vlmbench.prune.sensitivity import are_constant, exact, greedy_scores, jvp, sampled
 from vlmbench.prune.tiles import Share, of_images, tile_shares
 
 
@@ -49,18 +49,18 @@ class Zoo(Batched):
         return frozenset({"projector_in"})
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        sensitivities = self._sensitivities(contexts)
         tiles: list[list[Share]] = []
-        features: list[Tensor] = []
-        scores: list[Tensor | None] = []
-        for ctx, k, sensitivity in zip(contexts, ks, self._sensitivities(contexts), strict=True):
+        for ctx, k, constant in zip(contexts, ks, are_constant(sensitivities), strict=True):
             whole = [(torch.arange(ctx.n, device=ctx.features.device), k)]
-            tiles.append(whole if is_constant(sensitivity) else tile_shares(ctx, k))
-            for m, _ in tiles[-1]:
-                feature, score = of_tile(ctx.features, m), _score(sensitivity[m])
-                if self.cen:
-                    feature, score = centred(feature, score, of_tile(_given(ctx)[1], m))
-                features.append(feature)
-                scores.append(score)
+            tiles.append(whole if constant else tile_shares(ctx, k))
+        units = [(image, m) for image, own in enumerate(tiles) for m, _ in own]
+        features = [of_tile(contexts[image].features, m) for image, m in units]
+        scores = greedy_scores([of_tile(sensitivities[image], m) for image, m in units])
+        if self.cen:
+            for unit, (image, m) in enumerate(units):
+                patches = of_tile(_given(contexts[image])[1], m)
+                features[unit], scores[unit] = centred(features[unit], scores[unit], patches)
         shares = [share for own in tiles for _, share in own]
         return of_images(tiles, greedy_many(features, scores, shares))
 
@@ -70,7 +70,8 @@ class Zoo(Batched):
         projectors = {id(projector) for projector, _ in given}
         shapes = {(x.shape[1:], x.dtype, x.device) for _, x in given}
         if len(projectors) == len(shapes) == 1 and self._in_closed_form(given[0][0]):
-            together = exact(given[0][0], torch.cat([x for _, x in given]), self.rank)
+            xs = [x for _, x in given]
+            together = exact(given[0][0], xs[0] if len(xs) == 1 else torch.cat(xs), self.rank)
             return list(torch.split(together, [len(x) for _, x in given]))
         return [self._sensitivity(*pair, ctx.seed) for pair, ctx in zip(given, contexts, strict=True)]
 
@@ -93,8 +94,3 @@ def _given(ctx: Context) -> tuple[Projector, Tensor]:
             "zoo needs the projector and its input, which this model does not give: use divprune"
         )
     return ctx.projector, ctx.projector_in
-
-
-def _score(sensitivity: Tensor) -> Tensor | None:
-    """[n] in [0, 1]; None where all are equal."""
-    return None if is_constant(sensitivity) else normalise(sensitivity)

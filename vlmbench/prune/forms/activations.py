@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -16,8 +15,7 @@ Activation: TypeAlias = str | Pointwise
 
 
 def _gelu_slope(x: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density
+    return _gelu_backward(x, "none")
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -25,26 +23,27 @@ def _gelu_tanh(x: Tensor) -> Tensor:
 
 
 def _gelu_tanh_slope(x: Tensor) -> Tensor:
-    k, square = math.sqrt(2 / math.pi), x * x
-    t = torch.tanh(k * x * (1 + 0.044715 * square))
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * k * (1 + 3 * 0.044715 * square)
+    return _gelu_backward(x, "tanh")
+
+
+def _gelu_backward(x: Tensor, approximate: str) -> Tensor:
+    """The slope in one pass over memory, where its formula takes ten."""
+    found: Tensor = torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate=approximate)
+    return found
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-def _sigmoid_slope(x: Tensor, k: float) -> Tensor:
-    gate = torch.sigmoid(k * x)
-    return gate * (1 + k * x * (1 - gate))
-
-
 def _quick_gelu_slope(x: Tensor) -> Tensor:
-    return _sigmoid_slope(x, 1.702)
+    gate = torch.sigmoid(1.702 * x)
+    return gate * (1 + 1.702 * x * (1 - gate))
 
 
 def _silu_slope(x: Tensor) -> Tensor:
-    return _sigmoid_slope(x, 1.0)
+    found: Tensor = torch.ops.aten.silu_backward(torch.ones_like(x), x)
+    return found
 
 
 def _relu_slope(x: Tensor) -> Tensor:

@@ -1,0 +1,27 @@
+"""Several models side by side, and pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlmbench.comparison.pooled import PooledRow
+from vlmbench.report.figures import Section, percent, short_percent
+
+
+def pooled_sections(names: Sequence[str], rows: Sequence[PooledRow]) -> list[Section]:
+    """A section per task: flip rate of each model, and over all of them."""
+    short = [chr(ord("A") + i) if len(names) <= 26 else str(i + 1) for i in range(len(names))]
+    sections = [Section("Models", tuple(f"{s}: {name}" for s, name in zip(short, names, strict=True)))]
+    for task in dict.fromkeys(row.task for row in rows):
+        mine = [row for row in rows if row.task == task]
+        lines = (
+            "% of flips on the items and conditions that all models have; pooled: mean over models, with",
+            f"images and models drawn again. {len(names)} models say little of models unlike them.",
+        )
+        grid = tuple(
+            (row.axis, row.family or "all", *map(short_percent, row.models), percent(row.pooled))
+            for row in mine
+        )
+        columns = ("axis", "family", *short, "pooled")
+        sections.append(Section(f"{task}: flip rate by model", lines, columns, grid))
+    return sections
