@@ -1,6 +1,7 @@
 """What pruning costs and brings, in ratios of one run: prefill, method, selection, sweep; 7B shapes on a GPU.
 
 python scripts/bench_prune.py [--only prefill,selection,field,sweep] [--gpu [CASES]] [--repeats R] [--json F]
+python scripts/bench_prune.py --only field --repeats 15 --threads 1 --out results/studies/prune-overhead.json
 
 Everything that is compared takes turns, in an order drawn anew in every repeat. Aims are printed beside what
 was measured and never asserted. On a machine that is busy with other things use `--threads 1 --cpu-time`.
@@ -18,10 +19,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from prune_bench.field import bench_field
 from prune_bench.large import bench_large
 from prune_bench.lines import Line, line, method
 from prune_bench.models import LARGE, MEDIUM, SEED, Case
+from prune_bench.overhead import bench_field
 
 import vlmbench
 from vlmbench.conditions import Condition
@@ -237,7 +238,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
     parser.add_argument("--cpu-time", action="store_true", help="prefill and selection by CPU time")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="everything measured")
+    parser.add_argument("--out", type=Path, help="the field's table: every method's overhead")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -250,6 +252,8 @@ def main() -> None:
         parser.error(f"--gpu takes {', '.join(LARGE)} where there is a CUDA device: got {args.gpu}")
     seconds = time.process_time if args.cpu_time else time.perf_counter
     only = [name for name in args.only.split(",") if name]
+    if args.out and "field" not in only:
+        parser.error("--out takes the table of the section field: add it to --only")
     jobs: list[Callable[[], Iterator[Line]]] = []
     if "prefill" in only:
         jobs += [
@@ -258,7 +262,7 @@ def main() -> None:
     if "selection" in only:
         jobs.append(lambda: bench_selection(args.repeats, device, seconds))
     if "field" in only:
-        jobs.append(lambda: bench_field(MEDIUM[0], keeps[-1], args.repeats, device, seconds))
+        jobs.append(lambda: bench_field(MEDIUM[0], keeps[-1], args.repeats, device, seconds, args.out))
     if "sweep" in only:
         jobs.append(lambda: bench_sweep(args.items, max(3, args.repeats // 2)))
     for name in (args.gpu or "").split(",") if args.gpu else []:

@@ -173,7 +173,7 @@ def reduced(change: Callable[[Reduced], Reduced], kind: type = VisionZip) -> Cal
     """A fault in the new tokens of a method that merges."""
 
     def plant(patch: Patch) -> None:
-        wrap(patch, kind, "reduce", lambda original, self, ctx, k: change(original(self, ctx, k)))
+        wrap(patch, kind, "reduce_many", lambda original, *args: [change(made) for made in original(*args)])
 
     return plant
 

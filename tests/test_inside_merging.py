@@ -243,12 +243,12 @@ def test_merges_that_break_the_contract(name: str, load: Load) -> None:
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])
 def test_later_cuts_see_inputs_of_merged_tokens(family: str, load: Load) -> None:
-    """The same weighted sums of what layer 0 received."""
+    """The same weighted sums of what layer 0 received, and what it received for all tokens."""
     loaded = load(family)
     inputs = loaded.inputs(0, 2)
     received: list[Tensor] = []
     hook = loaded.layers[0].register_forward_pre_hook(lambda m, a: received.append(a[0].clone()))
-    pruner = Blended(cuts=TWO, asks=frozenset({"llm_attention", "llm_inputs"}))
+    pruner = Blended(cuts=TWO, asks=frozenset({"llm_attention", "llm_inputs", "llm_all_inputs"}))
     spans = loaded.spans(inputs, 0, 2)
     pruned(loaded, inputs, pruner, rows=[0, 2])
     hook.remove()
@@ -261,6 +261,8 @@ def test_later_cuts_see_inputs_of_merged_tokens(family: str, load: Load) -> None
         assert early.llm.inputs is not None
         assert late.llm.inputs is not None
         assert torch.equal(early.llm.inputs, own)
+        assert torch.equal(early.llm.all_inputs, own)
+        assert torch.equal(late.llm.all_inputs, own)
         assert torch.allclose(late.llm.inputs, reduced.weights @ own, atol=1e-5)
         assert torch.equal(early.llm.text_inputs, late.llm.text_inputs)
 

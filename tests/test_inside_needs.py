@@ -40,7 +40,7 @@ from vlmbench.prune.base import Context
 Tiny = Callable[[str], Path]
 Load = Callable[[str], Loaded]
 ALL = frozenset(
-    {"llm_attention", "llm_next_attention", "llm_text_attention", "llm_keys", "llm_inputs"},
+    {"llm_attention", "llm_next_attention", "llm_text_attention", "llm_keys", "llm_inputs", "llm_all_inputs"},
 )
 FIELDS = {
     "llm_attention": {"attention"},
@@ -48,6 +48,7 @@ FIELDS = {
     "llm_text_attention": {"text_attention"},
     "llm_keys": {"keys", "text_keys"},
     "llm_inputs": {"inputs", "text_inputs"},
+    "llm_all_inputs": {"all_inputs", "text_inputs"},
 }
 
 
@@ -127,11 +128,15 @@ def test_all_that_a_method_may_see(family: str, load: Load) -> None:
         left = [image.index for _, image in images]
         for cut, (layer, _) in enumerate(TWO):
             run = (full, masked)[cut]
-            for i, (b, _) in enumerate(images):
+            for i, (b, span) in enumerate(images):
                 ctx, chosen = pruner.seen[cut * len(images) + i]
                 text = torch.arange(int(max(image.index.max() for image in spans[b])) + 1, valid.shape[1])
                 assert len(text) > 1
                 compare(loaded, ctx, run, b, layer, left[i], text)
+                assert ctx.llm is not None
+                assert ctx.llm.all_inputs is not None
+                assert ctx.llm.all_inputs.shape[0] == len(span.index)
+                assert (ctx.llm.all_inputs - full.hidden[0][b, span.index]).abs().max() <= 1e-5
                 left[i] = left[i][chosen]
 
 

@@ -317,8 +317,8 @@ def peaks_by_definition(x: list[list[float]], clusters: int) -> tuple[list[int],
 def test_density_peaks_are_the_definition(data: st.DataObject) -> None:
     x = data.draw(rows(data.draw(st.integers(1, 14)), data.draw(st.integers(1, 3))))
     clusters = data.draw(st.integers(1, len(x)))
-    peaks, member = density_peaks(x, clusters)
-    assert (peaks.tolist(), member.tolist()) == peaks_by_definition(x.tolist(), clusters)
+    peaks, member = density_peaks([x], clusters)
+    assert (peaks[0].tolist(), member[0].tolist()) == peaks_by_definition(x.tolist(), clusters)
 
 
 def test_density_peaks_do_not_see_what_all_rows_share() -> None:
@@ -327,8 +327,9 @@ def test_density_peaks_do_not_see_what_all_rows_share() -> None:
     for clusters in (1, 5, 35):
         wanted = peaks_by_definition(x.double().tolist(), clusters)
         for moved in (x, x + 100 * torch.sign(x[5])):
-            peaks, member = density_peaks(moved, clusters)
-            assert (peaks.tolist(), member.tolist()) == wanted
+            peaks, member = density_peaks([moved, x], clusters)
+            assert (peaks[0].tolist(), member[0].tolist()) == wanted
+            assert (peaks[1].tolist(), member[1].tolist()) == wanted
 
 
 @given(st.integers(1, 3000), st.data())
@@ -350,15 +351,15 @@ def test_kept_and_clusters_make_the_count(n: int, data: st.DataObject) -> None:
 def sparsevlm_by_definition(ctx: Context, k: int) -> tuple[list[int], list[list[int]], list[int]]:
     """Kept tokens, the tokens of each cluster and the clusters' peaks."""
     assert ctx.llm is not None
-    assert ctx.llm.inputs is not None
+    assert ctx.llm.all_inputs is not None
     assert ctx.llm.text_inputs is not None
     assert ctx.llm.text_attention is not None
     relevance = [0.0] * len(ctx.llm.text_inputs)
-    for v in ctx.llm.inputs.tolist():
+    for v in ctx.llm.all_inputs.tolist():
         logits = [sum(a * b for a, b in zip(v, t, strict=True)) for t in ctx.llm.text_inputs.tolist()]
         total = sum(math.exp(x - max(logits)) for x in logits)
         for j, x in enumerate(logits):
-            relevance[j] += math.exp(x - max(logits)) / total / ctx.n
+            relevance[j] += math.exp(x - max(logits)) / total / len(ctx.llm.all_inputs)
     mean = sum(relevance) / len(relevance)
     who = [j for j, r in enumerate(relevance) if r > mean + TIE] or [*range(len(relevance))]
     score = [sum(ctx.llm.text_attention[j, i].item() for j in who) for i in range(ctx.n)]
@@ -398,7 +399,7 @@ def test_sparsevlm_is_the_definition(data: st.DataObject) -> None:
         draw(rows(n, d)),
         torch.zeros(t, d),
         text_attention=torch.tensor(seen).view(t, n),
-        inputs=draw(rows(n, d)),
+        all_inputs=draw(rows(n + draw(st.integers(0, 5)), d)),
         text_inputs=draw(rows(t, d)),
     )
     check_sparsevlm(ctx, draw(st.integers(1, n)))
@@ -411,7 +412,7 @@ def test_sparsevlm_is_the_definition_with_many_clusters() -> None:
         torch.randn(n, d, generator=g).round(),
         torch.zeros(t, d),
         text_attention=torch.rand(t, n, generator=g).mul(8).round() / 8,
-        inputs=torch.randn(n, d, generator=g),
+        all_inputs=torch.randn(2 * n, d, generator=g),
         text_inputs=torch.randn(t, d, generator=g),
     )
     for k in (1, 2, 4, 5, 6, 20, 75, 149, 150):
@@ -426,7 +427,7 @@ def test_sparsevlm_makes_what_the_reference_makes() -> None:
         t["states"],
         torch.zeros(len(t["text_inputs"]), 4),
         text_attention=t["attention"],
-        inputs=t["inputs"],
+        all_inputs=t["inputs"],
         text_inputs=t["text_inputs"],
     )
     for budget, made in doc["budgets"].items():
@@ -441,6 +442,37 @@ def test_sparsevlm_makes_what_the_reference_makes() -> None:
         torch.testing.assert_close(
             torch.tensor(ours), torch.tensor(sorted(merged.tolist())), atol=2e-5, rtol=0
         )
+
+
+@pytest.mark.parametrize("chain", ["192", "64", "demo"])
+def test_sparsevlm_makes_what_the_reference_makes_at_later_cuts(chain: str) -> None:
+    """Of kept and merged tokens, with the raters that it chose before the first layer."""
+    first, later = reference("sparsevlm"), reference("sparsevlm_cuts")
+    on_demo = chain == "demo"
+    of_inputs, who = (later["demo"],) * 2 if on_demo else (first["inputs"], first)
+    inputs, text_inputs = (torch.tensor(of_inputs[name]) for name in ("inputs", "text_inputs"))
+    assert raters(inputs, text_inputs).nonzero()[:, 0].tolist() == who["raters"]
+    cuts = later["demo"]["cuts"] if on_demo else later["random"][chain]
+    if not on_demo:
+        declared = SparseVLM(keep=int(chain), exact_budget=False).schedule(576, 32)[1:]
+        assert [cut.keep for cut in declared] == [len(cut["kept"]) + len(cut["merged"]) for cut in cuts]
+    for cut in cuts:
+        states, kept, merged = torch.tensor(cut["states"]), cut["kept"], torch.tensor(cut["merged"])
+        assert len(inputs) > len(states)
+        ctx = context(
+            states,
+            torch.zeros(len(text_inputs), 4),
+            text_attention=torch.tensor(cut["attention"]),
+            all_inputs=inputs,
+            text_inputs=text_inputs,
+        )
+        new = SparseVLM().reduce(ctx, len(kept) + len(merged))
+        assert new.position_from[: len(kept)].tolist() == kept
+        assert torch.equal(new.features[: len(kept)], states[kept])
+        # on purpose: in the order of their peaks, and divided by their count (see the first cut)
+        ours = torch.tensor(sorted(new.features[len(kept) :].tolist()))
+        theirs = torch.tensor(sorted(merged.tolist()))
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
 
 
 def test_sparsevlm_raters_without_a_favourite_are_all() -> None:
@@ -464,7 +496,7 @@ def full_context() -> Context:
         text_attention=r(3, 20),
         keys=r(20, 6),
         text_keys=r(3, 6),
-        inputs=r(20, 4),
+        all_inputs=r(30, 4),
         text_inputs=r(3, 4),
     )
 
@@ -478,7 +510,7 @@ FIELDS = (
     ("dart", "keys", "llm_keys"),
     ("pyramiddrop", "next_attention", "llm_next_attention"),
     ("sparsevlm", "text_attention", "llm_text_attention"),
-    ("sparsevlm", "inputs", "llm_inputs"),
+    ("sparsevlm", "all_inputs", "llm_all_inputs"),
 )
 
 

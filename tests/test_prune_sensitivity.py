@@ -25,6 +25,7 @@ from vlmbench.prune.base import Context  # noqa: E402
 from vlmbench.prune.budget import split_budget  # noqa: E402
 from vlmbench.prune.divprune import DivPrune  # noqa: E402
 from vlmbench.prune.forms import Form, GatedMlp, Linear, Mlp, Norm  # noqa: E402
+from vlmbench.prune.forms.kernel import Kernel  # noqa: E402
 from vlmbench.prune.greedy import TIE  # noqa: E402
 from vlmbench.prune.projector import Projector  # noqa: E402
 from vlmbench.prune.sensitivity import directions, exact, jvp, normalise, sampled  # noqa: E402
@@ -190,6 +191,13 @@ def test_sampled_is_the_formula_and_jvp_its_limit() -> None:
     assert torch.equal(found, sampled(projector, x, m, h, seed=9))
     assert not torch.allclose(found, sampled(projector, x, m, h, seed=10), rtol=1e-3)
     assert torch.equal(exact(small_projector(False), x, m=m, seed=9), limit)
+
+
+def test_products_in_blocks_are_the_quadratic_form() -> None:
+    g = torch.Generator().manual_seed(0)
+    outer, inner, slope = (torch.randn(*s, generator=g).double() for s in ((7, 300), (300, 9), (5, 300)))
+    jacobians = torch.einsum("dh,nh,hc->ndc", outer, slope, inner)
+    torch.testing.assert_close(Kernel(outer, inner)(slope), jacobians.square().sum((1, 2)))
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

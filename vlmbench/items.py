@@ -51,6 +51,8 @@ class Item:
     boxes: tuple[Box, ...] = ()
     language: str = "en"
     phrasings: Mapping[str, str] = field(default_factory=dict)
+    rewrites: Mapping[str, str] = field(default_factory=dict)
+    """Of a file of rewrites (`perturb --rewrite FILE`), by kind and index: `de-1`."""
     instruction: str = ""
     instruction_first: bool = False
     frame: str = "{}"

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vlmbench.experiments.options import RunOptions
+    from vlmbench.models.endpoint_address import Server
 
 MODEL = "What to run"
 HOW = "How to run"
+SERVED = "Served models (--model openai:NAME)"
 OUT = "Result"
 
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", help="Alias, hub id or model folder; see `list models`.", rich_help_panel=MODEL
+        "--model",
+        "-m",
+        help="Alias, hub id or model folder; see `list models`. `perturb` also asks a server: openai:NAME.",
+        rich_help_panel=MODEL,
     ),
 ]
 Task = Annotated[
@@ -99,6 +106,52 @@ Newline = Annotated[
 ]
 
 
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--base-url",
+        help="Address of an OpenAI-compatible server, http://localhost:8000/v1. Without it OPENAI_BASE_URL "
+        "counts, else it is OpenAI's own.",
+        rich_help_panel=SERVED,
+    ),
+]
+KeyVariable = Annotated[
+    str,
+    typer.Option(
+        "--api-key-env",
+        help="NAME of the environment variable that holds the key.",
+        rich_help_panel=SERVED,
+        metavar="NAME",
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option("--concurrency", help="Calls under way at a time.", rich_help_panel=SERVED)
+]
+MaxCalls = Annotated[
+    int | None,
+    typer.Option(
+        "--max-calls",
+        help="Refuse, before the first call, a run that needs more calls than this. Answered ones are never "
+        "made again and do not count; nor do further tries of one that failed.",
+        rich_help_panel=SERVED,
+    ),
+]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", help="Seconds without a word after which a call failed.", rich_help_panel=SERVED
+    ),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        "--retries",
+        help="Further tries of a call that failed for now (429, 5xx, time-out, lost connection).",
+        rich_help_panel=SERVED,
+    ),
+]
+
+
 def positive(text: str, option: str) -> int:
     """A whole number above 0. Raises UsageError naming the option."""
     from vlmbench.errors import UsageError
@@ -148,5 +201,22 @@ def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunO
         include=tuple(given["include"] or ()),
         out=given["out"],
         show_progress=not given["json"],
+        server=_server(given),
         arguments=tuple(sys.argv[1:]),
+    )
+
+
+def _server(given: Mapping[str, Any]) -> Server:
+    """How a served model is asked; the defaults for commands that ask none."""
+    from vlmbench.models.endpoint_address import Server
+
+    if "base_url" not in given:
+        return Server()
+    return Server(
+        base_url=given["base_url"],
+        key_variable=given["api_key_env"],
+        concurrency=given["concurrency"],
+        max_calls=given["max_calls"],
+        timeout=given["timeout"],
+        retries=given["retries"],
     )

@@ -30,8 +30,9 @@ Rewrite = Annotated[
     str | None,
     typer.Option(
         "--rewrite",
-        help="Question perturbations: rules, templates or none, comma-separated. Both are the default beside "
-        "the suites benign and all; `--suite none --rewrite rules` changes questions alone.",
+        help="Question perturbations: rules, templates, a FILE of rewrites (made by `rewrite`) or none, "
+        "comma-separated. Rules and templates are the default beside the suites benign and all; "
+        "`--suite none --rewrite rules` changes questions alone.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -125,6 +126,16 @@ Drift = Annotated[
         rich_help_panel=o.MODEL,
     ),
 ]
+Pictures = Annotated[
+    int,
+    typer.Option(
+        "--pictures",
+        min=0,
+        help="Also draw the N most unstable items, flips against shift, flips by family and category, and "
+        "risk against coverage.",
+        rich_help_panel=o.OUT,
+    ),
+]
 
 
 def perturb(
@@ -161,6 +172,7 @@ def perturb(
     include: o.Include = None,
     config: o.Config = None,
     out: o.Out = None,
+    pictures: Pictures = 0,
     json: o.Json = False,
 ) -> int:
     """Does the model keep its answer under harmless changes of image or question?
@@ -172,6 +184,7 @@ def perturb(
       vlmbench perturb --perturb "shift(dx=2),pad,case"
       vlmbench perturb --prune none,zoo@0.9
       vlmbench perturb --suite all --cross
+      vlmbench perturb --rewrite rules,templates,demo-rewrites.jsonl
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
       vlmbench perturb --model openai:NAME --base-url http://localhost:8000/v1 --max-calls 5000
     """
@@ -195,7 +208,14 @@ def perturb(
         temperature=given["temperature"],
         forecast=given["forecast"],
         drift=given["drift"],
+        pictures=given["pictures"],
     )
     check_names(run_options, plan)
     quiet_libraries()
-    return print_result(run(run_options, plan), as_json=given["json"])
+    result = run(run_options, plan)
+    if result.gallery is not None:
+        from vlmbench.cli.stability_pictures import write_stability_pictures
+
+        found = result.gallery
+        write_stability_pictures(result.table, result.folder / "pictures", found.items, found.patches)
+    return print_result(result, as_json=given["json"])

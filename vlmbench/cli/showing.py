@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from vlmbench.schema import Table
 
 FORMS = ("table", "md", "json")
 
@@ -22,18 +25,44 @@ def show(
         ),
     ],
     form: Annotated[str, typer.Option("--format", "-f", help="table, md or json.")] = "table",
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            "--plots",
+            help="Draw a run of `perturb` into this folder: flips against shift, flips by family and "
+            "category, risk against coverage.",
+            show_default=False,
+            metavar="DIR",
+        ),
+    ] = None,
 ) -> int:
     """Show the result table of a run, or how stable several models are, each and together."""
-    from vlmbench.errors import ExitCode, unknown
+    from vlmbench.errors import ExitCode, UsageError, unknown
     from vlmbench.report.printing import print_table
     from vlmbench.table_io import read_table
 
     if form not in FORMS:
         raise unknown("format", form, FORMS)
+    if plots is not None and plots.exists() and not plots.is_dir():
+        raise UsageError(f"--plots {plots}: is a file; give a folder")
     if len(runs) > 1:
+        if plots is not None:
+            raise UsageError(f"--plots draws one run: got {len(runs)}")
         return _pooled(runs, form)
-    print_table(read_table(runs[0]), form)
+    table = read_table(runs[0])
+    if plots is not None:
+        _draw(table, plots)
+    print_table(table, form)
     return ExitCode.OK
+
+
+def _draw(table: Table, folder: Path) -> None:
+    from vlmbench.cli.stability_pictures import write_stability_pictures
+    from vlmbench.errors import UsageError
+
+    if table.experiment != "perturb":
+        raise UsageError(f"--plots draws runs of `perturb`: got one of `{table.experiment}`")
+    write_stability_pictures(table, folder)
 
 
 def _pooled(runs: list[Path], form: str) -> int:

@@ -42,6 +42,8 @@ class Sample:
     prompt: str
     images: tuple[Image.Image, ...]
     row: RowInputs
+    question: str
+    """The bare one, without options and instruction."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ class Answers:
 
 
 def _region(features: ImageFeatures) -> tuple[Tensor, ...]:
-    """Evidence for methods that must be told the region: the left half of each image, in its grid."""
+    """Evidence for methods that must be told the region: one box, the left half of each image's grid."""
     columns = [image.grid[:, 2] for image in features.images]
-    return tuple((column < column.max() / 2).float() for column in columns)
+    return tuple((column < column.max() / 2).float()[:, None] for column in columns)
 
 
 def difference(one: Answers, row: int, other: Answers, other_row: int) -> float:
@@ -215,7 +217,7 @@ class Bench:
         ]
         recorder = Recorder(pruner)
         told = [
-            Told(sample.prompt, _region(features))
+            Told(sample.question, _region(features))
             for sample, features in zip(self.samples, encoded.features, strict=True)
         ]
         applied = self.adapter.apply(

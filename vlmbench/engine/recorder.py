@@ -27,9 +27,9 @@ class Recorder:
         self.chosen += zip(contexts, ks, chosen, strict=True)
         return chosen
 
-    def reduce(self, ctx: Context, k: int) -> Reduced:
-        reduced = self._pruner.reduce(ctx, k)
-        self.reduced.append((ctx, k, reduced))
+    def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+        reduced = self._pruner.reduce_many(contexts, ks)
+        self.reduced += zip(contexts, ks, reduced, strict=True)
         return reduced
 
     def of_image(self, seed: int) -> list[Tensor]:

@@ -9,12 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vlmbench.conditions import Condition
-from vlmbench.engine.compute import Answerer, settled_record
+from vlmbench.engine.compute import settled_record
 from vlmbench.engine.plan import Batch, Request, in_order, make_plan, other_images, shard
-from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
+from vlmbench.engine.prepare import settle_early
 from vlmbench.engine.progress import Progress
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.store import RecordStore
@@ -23,7 +23,30 @@ from vlmbench.schema import Record, State
 if TYPE_CHECKING:
     from vlmbench.items import Item
 
-PreparedBatch = tuple[Batch, list[Prepared | Settled], float]
+P = TypeVar("P")
+P_co = TypeVar("P_co", covariant=True)
+P_contra = TypeVar("P_contra", contravariant=True)
+
+
+class Prepares(Protocol[P_co]):
+    """Makes of a request what the model is given; see `prepare.Preparer` and `served.ServedPreparer`."""
+
+    def prepare(self, request: Request) -> P_co:
+        """Raises nothing that concerns one item only."""
+        ...
+
+
+class Answers(Protocol[P_contra]):
+    """Makes records of what is prepared; see `compute.Answerer` and `served.ServedAnswerer`."""
+
+    @property
+    def identity(self) -> str:
+        """Hash of everything common to the run."""
+        ...
+
+    def batch(self, batch: Batch, prepared: Sequence[P_contra], prepare_ms: float) -> list[Record]:
+        """A record per request of the batch, in its order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,23 +67,27 @@ class Settings:
     batch_size: int
     seed: int = 0
     show_progress: bool = True
+    ahead: int = 2
+    """Batches prepared while one is computed."""
 
 
 def run_work(
     work: Sequence[Work],
     folder: Path,
-    answerer: Answerer,
-    preparer: Preparer,
+    answerer: Answers[P],
+    preparer: Prepares[P],
     settings: Settings,
     ranks: Ranks,
     is_current: Callable[[Record], bool],
     unserved: Mapping[str, str] = MappingProxyType({}),
     begin: Callable[[bool], None] = lambda computes: None,
+    expect: Callable[[Sequence[Batch]], None] = lambda batches: None,
 ) -> None:
     """Computes what the run folder does not hold yet. Killed at any point, it goes on where it was.
 
     unserved: reasons by the label of each pruner that the model refuses; their requests are not tried.
     begin: told, before the first batch, whether there is one for this process.
+    expect: told the batches to come before that; may refuse them.
     """
     store = RecordStore(folder, ranks.rank)
     known = store.known(is_current)
@@ -89,25 +116,26 @@ def run_work(
     total = sum(map(len, todo))
     # a batch with a missing row is computed again whole: its shape, and so its bits, stay what they were
     open_batches = [batch for batch in plan if any(r.key not in finished for r in batch.requests)]
+    expect(open_batches)
     begin(bool(open_batches))
     with Progress(total, settings.show_progress and ranks.main) as progress:
         progress.advance(total - sum(len(batch.requests) for batch in open_batches))
-        for batch, rows, milliseconds in ahead(open_batches, preparer.prepare):
+        for batch, rows, milliseconds in ahead(open_batches, preparer.prepare, settings.ahead):
             store.append(answerer.batch(batch, rows, milliseconds))
             progress.advance(len(batch.requests))
 
 
 def ahead(
-    batches: Iterable[Batch], prepare: Callable[[Request], Prepared | Settled], depth: int = 2
-) -> Iterator[PreparedBatch]:
+    batches: Iterable[Batch], prepare: Callable[[Request], P], depth: int = 2
+) -> Iterator[tuple[Batch, list[P], float]]:
     """Prepares the next batches in one other thread while the model is busy; order is kept."""
 
-    def work(batch: Batch) -> PreparedBatch:
+    def work(batch: Batch) -> tuple[Batch, list[P], float]:
         start = time.perf_counter()
         rows = [prepare(request) for request in batch.requests]
         return batch, rows, (time.perf_counter() - start) * 1e3
 
-    waiting: deque[Future[PreparedBatch]] = deque()
+    waiting: deque[Future[tuple[Batch, list[P], float]]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
             for batch in batches:

@@ -21,7 +21,7 @@ class RecordStore:
         self.folder = folder / "records"
         self.path = self.folder / f"rank-{rank}.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
-        _drop_half_line(self.path)
+        drop_half_line(self.path)
 
     def append(self, records: Iterable[Record]) -> None:
         """Writes and syncs; after this returns the records survive a killed process."""
@@ -69,7 +69,7 @@ def _lines(path: Path) -> Iterator[Record]:
                 ) from None
 
 
-def _drop_half_line(path: Path) -> None:
+def drop_half_line(path: Path) -> None:
     """A killed process may leave half a line; appending to it would spoil the next record too."""
     if not path.exists():
         return

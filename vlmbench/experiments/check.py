@@ -127,7 +127,8 @@ def samples_of(adapter: Adapter, items: Sequence[Item]) -> tuple[Sample, ...]:
     def add(key: str, item: Item, images: tuple[Image.Image, ...]) -> None:
         try:
             prompt = adapter.render(item.text(), len(images))
-            found.append(Sample(key, prompt, images, adapter.prepare(prompt, images, NEW_TOKENS)))
+            row = adapter.prepare(prompt, images, NEW_TOKENS)
+            found.append(Sample(key, prompt, images, row, item.question))
         except ItemError as reason:
             reasons.append(f"item {item.id}: {reason}")
 

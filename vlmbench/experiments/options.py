@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmbench.models.aliases import resolve
+from vlmbench.models.endpoint_address import Server
 from vlmbench.tasks.load import find_spec
 
 
@@ -27,13 +28,20 @@ class RunOptions:
     include: tuple[Path, ...] = ()
     out: Path | None = None
     show_progress: bool = True
+    server: Server = field(default_factory=Server)
+    """How a served model is asked; nothing else reads it."""
     arguments: tuple[str, ...] = field(default=(), compare=False)
     """The command line as typed, for the manifest."""
 
 
 def check_sources(options: RunOptions) -> None:
     """Tells a misspelt model or task before anything heavy is loaded. Raises UsageError."""
+    check_tasks(options)
+    resolve(options.model)
+
+
+def check_tasks(options: RunOptions) -> None:
+    """Tells a misspelt task. Raises UsageError."""
     for name in options.tasks.split(","):
         if name.strip():
             find_spec(name.strip())
-    resolve(options.model)

@@ -10,11 +10,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, sampled, show_value, split_list
-from vlmbench.engine.plan import sees_question
+from vlmbench.engine.plan import pruner_of, sees_question
 from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.experiments.crossing import crossed
 from vlmbench.experiments.options import RunOptions, check_sources, check_tasks
 from vlmbench.experiments.prune import part_of, pruned
+from vlmbench.experiments.rewritten import FAMILY as REWRITE
+from vlmbench.experiments.rewritten import (
+    attached,
+    is_file,
+    parts_of,
+    read_files,
+    refuse_strangers,
+    unaskable,
+)
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.aliases import is_served
 from vlmbench.perturb.image import IMAGES
@@ -23,11 +32,14 @@ from vlmbench.prune import NEWLINES, PRUNERS
 from vlmbench.registry import Entry
 
 if TYPE_CHECKING:
+    from vlmbench.experiments.gallery import Gallery
     from vlmbench.experiments.session import Finished, Result, Session
+    from vlmbench.perturb.rewriting.frozen import Rewrites
     from vlmbench.schema import Table
 
 SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
+"""What `--rewrite` takes beside files of rewrites."""
 SPACES = ("source", "model")
 
 
@@ -43,6 +55,7 @@ class PerturbOptions:
     suite: str | None = None
     families: str | None = None
     rewrite: str | None = None
+    """Suites of REWRITES and files of rewrites, comma-separated."""
     repeats: int = 3
     space: str = "source"
     prune: str | None = None
@@ -61,6 +74,8 @@ class PerturbOptions:
     """Foretell flips of image variants from one backward pass, beside those that happen."""
     drift: bool = False
     """How far visual tokens and the last state move inside the model."""
+    pictures: int = 0
+    """Most unstable items to draw; 0: no pictures."""
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -69,8 +84,10 @@ class PerturbOptions:
             raise unknown("space", self.space, SPACES)
         rewrites = _names(self.rewrite, "--rewrite") or []
         for name in rewrites:
-            if name not in REWRITES:
-                raise unknown("rewrite", name, REWRITES)
+            if name not in REWRITES and not is_file(name):
+                raise UsageError(
+                    f"unknown rewrite {name!r}{did_you_mean(name, REWRITES)}; or a file (.jsonl) of rewrites"
+                )
         if "none" in rewrites and len(rewrites) > 1:
             raise UsageError(f"--rewrite {self.rewrite}: none goes with no other")
         _names(self.families, "--perturb")
@@ -83,6 +100,8 @@ class PerturbOptions:
             raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
         if self.samples and self.temperature <= 0:
             raise UsageError(f"--temperature must be above 0: got {self.temperature:g}")
+        if self.pictures < 0:
+            raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -95,14 +114,17 @@ def _names(text: str | None, option: str) -> list[str] | None:
     return names
 
 
-def variations(options: PerturbOptions, phrasings: Sequence[str] = (), seed: int = 0) -> list[Variation]:
+def variations(
+    options: PerturbOptions, phrasings: Sequence[str] = (), seed: int = 0, rewrites: Rewrites | None = None
+) -> list[Variation]:
     """Clean first, then per pruner: itself against clean, and against itself the noise floor, drawn answers,
     the image axis, the question axis and both together; no condition twice.
 
-    `phrasings` are the task's own alternative wordings; `seed` chooses the pairs that are crossed. Raises
-    UsageError for unknown names or parameters.
+    `phrasings` are the task's own alternative wordings; `seed` chooses the pairs that are crossed;
+    `rewrites` is the task's file of `--rewrite`, if there is one. Raises UsageError for unknown names or
+    parameters.
     """
-    images, questions = _parts(options, phrasings)
+    images, questions = _parts(options, phrasings, rewrites)
     if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
     pairs = _pairs(options, images, questions, seed) if options.cross else []
@@ -163,8 +185,9 @@ def _crossed(prune: Part | None, pairs: Sequence[tuple[Part, Part]]) -> Iterator
 def _frozen(prune: Part, images: Sequence[Part], questions: Sequence[Part]) -> Iterator[Variation]:
     """The model under one pruner and each perturbation, with the tokens chosen on the original; questions
     only where the pruner sees them, for else the tokens are the same."""
-    if "mask" not in prune.parameters:  # a control that chooses nothing
-        return
+    pruner = pruner_of(Condition(prune=prune))
+    if "mask" not in prune.parameters or pruner is None or pruner.stage == "image":
+        return  # a control that chooses no tokens
     mask = PRUNERS.get(prune.name).part(**{**prune.parameters, "mask": "frozen"})
     reference = Condition(prune=prune)
     seen = questions if sees_question(reference) else ()
@@ -189,7 +212,9 @@ def _has_budget(part: Part) -> bool:
     return bool(part.parameters.get("ratio") or part.parameters.get("keep"))
 
 
-def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part], list[Part]]:
+def _parts(
+    options: PerturbOptions, phrasings: Sequence[str], file: Rewrites | None
+) -> tuple[list[Part], list[Part]]:
     suite = options.suite or "benign"
     families = _names(options.families, "--perturb")
     rewrites = _names(options.rewrite, "--rewrite")
@@ -199,6 +224,10 @@ def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part
         name, given = parse_spec(spec)
         if name in IMAGES:
             images += IMAGES.expand(spec, _image_suites(suite))
+        elif name == REWRITE:
+            if not any(map(is_file, rewrites or ())):
+                raise UsageError(f"--perturb {spec} needs a file of rewrites: add --rewrite FILE")
+            questions += parts_of(file, given) if file else []
         elif name in QUESTIONS:
             grid = (
                 list(_phrasing_parts(phrasings))
@@ -217,6 +246,8 @@ def _parts(options: PerturbOptions, phrasings: Sequence[str]) -> tuple[list[Part
     questions += QUESTIONS.suite(*rewrites)
     if "templates" in rewrites:
         questions += _phrasing_parts(phrasings)
+    if file is not None and not any(parse_spec(spec)[0] == REWRITE for spec in families or ()):
+        questions += parts_of(file)
     return images, questions
 
 
@@ -243,7 +274,8 @@ def _strength(part: Part, entry: Entry) -> str:
 
 def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
     """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
-    variations(perturb)
+    files = read_files(_names(perturb.rewrite, "--rewrite") or [])
+    variations(perturb, rewrites=next(iter(files.values()), None))
     if is_served(options.model):
         from vlmbench.experiments.served_options import check_served
 
@@ -268,19 +300,29 @@ def _session(options: RunOptions) -> Session:
 def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     """The whole experiment."""
     check_names(options, perturb)
+    from vlmbench.experiments.gallery import gallery
     from vlmbench.experiments.inspection import Inspected, inspected
     from vlmbench.experiments.tables import TaskPlan
 
+    files = read_files(_names(perturb.rewrite, "--rewrite") or [])
     session = _session(options)
-    plans = [
-        TaskPlan(task, items, limit, variations(perturb, task.phrasing_names, options.seed))
-        for task, items, limit in session.chosen
-    ]
+    refuse_strangers(files, [task.name for task in session.tasks])
+    plans = []
+    for task, items, limit in session.chosen:
+        file = files.get(task.name)
+        varied = variations(perturb, task.phrasing_names, options.seed, file)
+        plans.append(TaskPlan(task, attached(task, items, file), limit, varied))
     asked = Inspected(perturb.forecast, perturb.drift)
-    if not asked:
-        return session.run(plans, perturb.space, perturb.newline)
+    galleries: list[Gallery] = []
 
     def finish(finished: Finished) -> Table:
-        return inspected(finished, plans, asked, options.batch_size or 16, options.show_progress)
+        table = finished.table
+        if perturb.pictures:
+            galleries.append(gallery(finished, plans, perturb.pictures))
+        if asked:
+            table = inspected(finished, plans, asked, options.batch_size or 16, options.show_progress)
+        told = unaskable(plans, finished.records) if files else []
+        return table.model_copy(update={"notes": [*table.notes, *told]})
 
-    return session.run(plans, perturb.space, perturb.newline, finish)
+    result = session.run(plans, perturb.space, perturb.newline, finish)
+    return replace(result, gallery=galleries[0] if galleries else None)

@@ -12,11 +12,11 @@ from vlmbench.conditions import Part
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
-from vlmbench.engine.plan import shows_another_image
+from vlmbench.engine.plan import Batch, shows_another_image
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.probe import check_keep, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
-from vlmbench.engine.run import Settings, Work, run_work
+from vlmbench.engine.run import Answers, Settings, Work, run_work
 from vlmbench.engine.sight import Sight
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
@@ -39,6 +39,7 @@ from vlmbench.tasks.scorers import get as get_scorer
 
 if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
+    from vlmbench.experiments.gallery import Gallery
     from vlmbench.tasks.scorers.base import Scorer
 
 TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
@@ -58,6 +59,8 @@ class Result:
     """The first process prints; the others only help."""
     panels: tuple[ItemPanels, ...] = ()
     """What pictures were asked for."""
+    gallery: Gallery | None = None
+    """The same of `perturb`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ class Finished:
     """What an earlier session of the same run wrote."""
     environment: Mapping[str, Any]
     """That of this session, where the table's is that of the answers."""
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What answers the plans of a run."""
+
+    answerer: Answers[Any]
+    preparer: Any
+    """`Prepares` for the answerer; its `source_hash` tells whether a picture is still the one it was."""
+    unserved: Mapping[str, str]
+    """Reasons by the label of each pruner that the model refuses."""
+    settings: Settings
+    expect: Callable[[Sequence[Batch]], None] = lambda batches: None
+    """Told what is to come before anything is computed; may refuse it."""
+    close: Callable[[], None] = lambda: None
 
 
 class Session:
@@ -85,8 +104,15 @@ class Session:
         self.scorers: Mapping[str, Scorer] = {
             task.name: get_scorer(task.spec.scorer, **task.spec.scorer_params) for task in self.tasks
         }
-        self.chosen = [(task, *_choose(task, options, experiment)) for task in self.tasks]
+        self.chosen = [
+            (task, *choose_items(task, options.limit, options.seed, experiment)) for task in self.tasks
+        ]
         self.ranks: Ranks = find_ranks(options.device)
+        self.notes: list[str] = []
+        self._load()
+
+    def _load(self) -> None:
+        options = self.options
         loaded = load_model(
             options.model,
             dtype=options.dtype,
@@ -95,7 +121,7 @@ class Session:
             attn=options.attn,
         )
         self.adapter = Adapter(loaded)
-        self.notes = list(loaded.notes)
+        self.notes += loaded.notes
 
     def run(
         self,
@@ -118,6 +144,63 @@ class Session:
         plan = {"batch_size": batch_size, "processes": self.ranks.world}
         manifest = manifests.make_manifest(experiment, identity, plan, list(self.options.arguments))
         self.ranks.lead(lambda: manifests.open_run(folder, manifest))
+        engine = self._engine(plans, identity, folder, batch_size, space, newline)
+        work = [_work(plan, self.options.seed) for plan in plans]
+        everything = ((p.task.name, item) for p in plans for item in p.items)
+        fresh = Freshness(everything, engine.preparer.source_hash)
+
+        def begin(computes: bool) -> None:
+            if self.ranks.any(computes) and self.ranks.main:
+                manifests.add_session(folder, manifest)
+
+        def write() -> Table:
+            path = folder / "table.json"
+            before = table_io.read_table(path) if path.exists() else None
+            # what is added may take long, and may be interrupted
+            table_io.write_text_atomically(path, table_io.dump_table(table))
+            done = finish(Finished(table, records, engine.preparer, before, manifest.environment, folder))
+            table_io.write_text_atomically(path, table_io.dump_table(done))
+            return done
+
+        try:
+            run_work(
+                work,
+                folder,
+                engine.answerer,
+                engine.preparer,
+                engine.settings,
+                self.ranks,
+                fresh,
+                engine.unserved,
+                begin,
+                engine.expect,
+            )
+            self.ranks.wait()
+            records = read_records(folder, fresh)
+            for each in plans:
+                names = [item.id for item in each.items]
+                records = with_ceilings(records, each.task.name, names, each.variations)
+            opened = table_io.read_manifest(folder)
+            notes = [*self.notes, *self._told(records)]
+            table = build_table(opened, plans, records, notes, self._llm(), self._value_bytes())
+            finished = self.ranks.lead(write)
+        except Exception as error:
+            error.run_folder = folder  # type: ignore[attr-defined]
+            raise
+        finally:
+            engine.close()
+        return Result(folder, finished or table, self.ranks)
+
+    def _engine(
+        self,
+        plans: Sequence[TaskPlan],
+        identity: Mapping[str, Any],
+        folder: Path,
+        batch_size: int,
+        space: str,
+        newline: str,
+    ) -> Engine:
+        """What answers these plans in an opened run folder."""
         max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
         freezes = any(p.parameters.get("mask") == FROZEN for p in _pruners(plans))
         answerer = Answerer(
@@ -134,38 +217,12 @@ class Session:
         unserved = self._unserved(answerer, preparer, plans)
         self.notes += self._sensitivity_notes(plans, unserved)
         answerer = replace(answerer, needs=_needs(plans, unserved))
-        work = [_work(plan, self.options.seed) for plan in plans]
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
-        everything = ((p.task.name, item) for p in plans for item in p.items)
-        fresh = Freshness(everything, preparer.source_hash)
+        return Engine(answerer, preparer, unserved, settings)
 
-        def begin(computes: bool) -> None:
-            if self.ranks.any(computes) and self.ranks.main:
-                manifests.add_session(folder, manifest)
-
-        def write() -> Table:
-            path = folder / "table.json"
-            before = table_io.read_table(path) if path.exists() else None
-            # what is added may take long, and may be interrupted
-            table_io.write_text_atomically(path, table_io.dump_table(table))
-            done = finish(Finished(table, records, preparer, before, manifest.environment))
-            table_io.write_text_atomically(path, table_io.dump_table(done))
-            return done
-
-        try:
-            run_work(work, folder, answerer, preparer, settings, self.ranks, fresh, unserved, begin)
-            self.ranks.wait()
-            records = read_records(folder, fresh)
-            for each in plans:
-                names = [item.id for item in each.items]
-                records = with_ceilings(records, each.task.name, names, each.variations)
-            opened = table_io.read_manifest(folder)
-            table = build_table(opened, plans, records, self.notes, self._llm(), self._value_bytes())
-            finished = self.ranks.lead(write)
-        except Exception as error:
-            error.run_folder = folder  # type: ignore[attr-defined]
-            raise
-        return Result(folder, finished or table, self.ranks)
+    def _told(self, records: Mapping[tuple[str, str, str], Record]) -> list[str]:
+        """Notes that only the records can give."""
+        return []
 
     def _unserved(self, answerer: Answerer, preparer: Preparer, plans: Sequence[TaskPlan]) -> dict[str, str]:
         """Reasons by label of the pruners that this model refuses. Raises UsageError where it refuses all
@@ -218,19 +275,7 @@ class Session:
             "revision": loaded.revision,
             "dtype": loaded.dtype,
             "attention": loaded.attention,
-            "tasks": [
-                {
-                    "name": p.task.name,
-                    "version": p.task.version,
-                    "data": p.task.data_hash,
-                    "limit": p.limit,
-                    "scorer": p.task.spec.scorer,
-                    "max_new_tokens": p.task.spec.max_new_tokens,
-                    "conditions": len(p.variations),
-                    "conditions_hash": digest([v.condition.describe() for v in p.variations]),
-                }
-                for p in plans
-            ],
+            "tasks": self._tasks_identity(plans),
             "seed": self.options.seed,
             "space": space,
             "newline": newline,
@@ -238,6 +283,21 @@ class Session:
             "packages": packages,
             **self._clips(plans),
         }
+
+    def _tasks_identity(self, plans: Sequence[TaskPlan]) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": p.task.name,
+                "version": p.task.version,
+                "data": p.task.data_hash,
+                "limit": p.limit,
+                "scorer": p.task.spec.scorer,
+                "max_new_tokens": p.task.spec.max_new_tokens,
+                "conditions": len(p.variations),
+                "conditions_hash": digest([v.condition.describe() for v in p.variations]),
+            }
+            for p in plans
+        ]
 
     def _clips(self, plans: Sequence[TaskPlan]) -> dict[str, Any]:
         """Revisions of the CLIP checkpoints that methods name. Raises UsageError where one is not found."""
@@ -255,13 +315,16 @@ class Session:
         return TIE_TOLERANCE.get(self.adapter.loaded.dtype, 5e-1)
 
 
-def _choose(task: Task, options: RunOptions, experiment: str) -> tuple[list[Item], int | None]:
+def choose_items(
+    task: Task, asked: int | str | None, seed: int, experiment: str
+) -> tuple[list[Item], int | None]:
+    """The items of a run and how many were drawn; None stands for all. Raises UsageError without any."""
     usual = task.spec.default_limit
     usual = usual.get(experiment) if isinstance(usual, dict) else usual
-    limit = usual if options.limit is None else options.limit
+    limit = usual if asked is None else asked
     number = None if limit == "all" else limit
     assert number is None or isinstance(number, int)
-    items = task.items(limit=number, seed=options.seed)
+    items = task.items(limit=number, seed=seed)
     if not items:
         raise UsageError(f"task {task.name} has no items")
     return items, None if number is None or number >= task.n_total else number

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vlmbench.metrics.estimate import Bools, Floats, Ints, from_influence
+from vlmbench.metrics.estimate import Bools, Floats, Ints, at_bound, clustered_se, distinct, interval
 from vlmbench.schema import Estimate
 
 
@@ -44,13 +44,50 @@ def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     return auroc_influence(values, right)[0]
 
 
+def auroc_interval(
+    value: float,
+    psi: Floats,
+    label: Bools,
+    cluster: npt.ArrayLike,
+    used: Bools | None = None,
+    bound: float | None = 1.0,
+) -> Estimate:
+    """Estimate of an AUROC, or with bound = None of a difference, from psi [n] of `auroc_influence`.
+
+    The part of each class is widened by g / (g - 1), and t has the degrees of freedom of the class in fewer
+    clusters, g: those few bound what is known, however many the other class has. Simulated with a fifth of
+    the answers wrong, 80 images: right 94 to 95 % of the time, 92 to 94 % without; 30 images: 95 to 97 %
+    against 92 to 94 %. A value of exactly 0 or 1 rests on the items of the smaller class alone. No interval
+    where a class lies in one cluster.
+    """
+    used = np.ones(len(psi), bool) if used is None else used
+    n, codes = int(used.sum()), np.asarray(cluster)
+    if n == 0 or np.isnan(value):
+        return Estimate(value=None, n=n)
+    classes = used & label, used & ~label
+    fewest = min(distinct(codes[side]) for side in classes)
+    if bound is not None and at_bound(value, bound) and distinct(codes[used]) > 1:
+        smaller = max(1, min(int(side.sum()) for side in classes))
+        low, high = interval(value, 0.0, fewest + 1, bound, smaller)
+        return Estimate(value=value, se=0.0, low=low, high=high, n=n)
+    if fewest < 2:
+        return Estimate(value=value, n=n)
+    wider = psi.copy()
+    for side in classes:
+        groups = distinct(codes[side])
+        wider[side] *= (groups / (groups - 1)) ** 0.5
+    se = clustered_se(wider[used], codes[used], n)
+    low, high = interval(value, se, fewest, bound)
+    if bound is None:
+        low, high = max(low, -1.0), min(high, 1.0)
+    return Estimate(value=value, se=se, low=low, high=high, n=n)
+
+
 def auroc_estimate(score: npt.ArrayLike, label: npt.ArrayLike, cluster: npt.ArrayLike) -> Estimate:
-    """AUROC with its clustered error. A value of exactly 0 or 1 rests on the smaller class alone."""
+    """AUROC with its clustered error; see `auroc_interval`."""
     values, right, used = _usable(score, label)
     value, psi = auroc_influence(values, right)
-    codes = np.asarray(cluster)[used]
-    smaller = max(1, min(int(right.sum()), int((~right).sum())))
-    return from_influence(value, psi, codes, np.ones(len(psi), bool), effective=smaller)
+    return auroc_interval(value, psi, right, np.asarray(cluster)[used])
 
 
 def auroc_difference(
@@ -62,9 +99,7 @@ def auroc_difference(
     right = np.asarray(label, bool)[used]
     value_a, psi_a = auroc_influence(a[used], right)
     value_b, psi_b = auroc_influence(b[used], right)
-    everything = np.ones(len(right), bool)
-    codes = np.asarray(cluster)[used]
-    return from_influence(value_a - value_b, psi_a - psi_b, codes, everything, bound=None)
+    return auroc_interval(value_a - value_b, psi_a - psi_b, right, np.asarray(cluster)[used], bound=None)
 
 
 def within_category_auroc(
@@ -89,9 +124,7 @@ def within_category_auroc(
         psi[here], mixed[here] = pairs * part, True
     if total == 0:
         return Estimate(value=None)
-    smaller = max(1, min(int(right[mixed].sum()), int((~right[mixed]).sum())))
-    codes = np.asarray(cluster)[used]
-    return from_influence(won / total, psi / total, codes, mixed, effective=smaller)
+    return auroc_interval(won / total, psi / total, right, np.asarray(cluster)[used], mixed)
 
 
 def average_precision(score: npt.ArrayLike, label: npt.ArrayLike) -> float:

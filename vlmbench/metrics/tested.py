@@ -11,8 +11,8 @@ from vlmbench.metrics.significance import compare_scores, holm, sign_flip
 from vlmbench.schema import Estimate, Summary
 
 METRICS = {
-    "accuracy_p": "two-sided p of no accuracy_change: McNemar, sign flips of clusters where items share one or "
-    "have several variants, paired bootstrap for soft scores of single variants",
+    "accuracy_p": "two-sided p of no accuracy_change: McNemar; sign flips of clusters where items share one "
+    "or have several variants; the paired bootstrap for soft scores of single variants",
     "accuracy_p_holm": "the same after Holm over the families of the model",
 }
 COUNTS = {

@@ -159,7 +159,8 @@ class Endpoint:
         """What a status means for the item and the run."""
         error = _error(body)
         said = str(error.get("message") or body)
-        what = self._tried(f"{status} came back: {self._short(said)}")
+        hint = "" if status != 404 or self.address.url.endswith("/v1") else " (most addresses end in /v1)"
+        what = self._tried(f"{status} came back: {self._short(said)}{hint}")
         if status in HOPELESS or error.get("code") in SPENT or error.get("type") in SPENT:
             return HopelessError(what)
         if status in TRANSIENT or status >= 500:

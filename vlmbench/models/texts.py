@@ -76,7 +76,7 @@ class TextModel:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """An answer to each prompt, greedy, computed as one batch. Raises UsageError where memory runs out."""
+        """An answer to each prompt, greedy, as one batch. Raises UsageError where memory runs out."""
         templated = bool(self.tokenizer.chat_template)
         texts = [self._as_chat(prompt) for prompt in prompts] if templated else [f"{p}\n" for p in prompts]
         inputs = self.tokenizer(
@@ -97,7 +97,7 @@ class TextModel:
             )
         except torch.OutOfMemoryError:
             raise UsageError(
-                f"{self.id}: memory ran out with {len(prompts)} prompts at a time; a smaller --batch-size helps"
+                f"{self.id}: memory ran out with {len(prompts)} prompts at a time; take a smaller --batch-size"
             ) from None
         new = written[:, inputs["input_ids"].shape[1] :]
         return [str(text).strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -65,6 +65,7 @@ class MMTok(Batched):
         for ctx, own, text, x in zip(contexts, tiles, texts, xs, strict=True):
             settings = self.resolved(ctx.family)
             rows += [settings.rows(text, of_tile(ctx.features, m), of_tile(x, m)) for m, _ in own]
+        check_all_finite(rows, "similarities of the visual features")  # squares may overflow
         return of_images(tiles, cover_many(rows, [share for own in tiles for _, share in own]))
 
     def resolved(self, family: str) -> MMTok:

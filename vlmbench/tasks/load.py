@@ -75,7 +75,7 @@ class Task:
         the strata take turns in that order.
         Raises UsageError: duplicate ids, cells of the wrong type, paths that leave the data folder.
         """
-        ids = self._ids()
+        ids = self.ids()
         chosen = range(len(ids)) if limit is None else self._choose(ids, limit, seed)
         rows = self.rows.read(self.fields.text_columns, chosen)
         items = []
@@ -84,7 +84,8 @@ class Task:
             items.append(make_item(self.spec, self.fields, row, images, index, self.rows.place(index)))
         return items
 
-    def _ids(self) -> list[str]:
+    def ids(self) -> list[str]:
+        """Of all items, in the order of the data. Raises UsageError for one that occurs twice."""
         fields, seen, ids = self.fields, dict[str, int](), []
         for index, row in enumerate(self.rows.read([fields.id] if fields.id else [])):
             name = fields.read_id(row, index, self.rows.place(index))

@@ -1,7 +1,9 @@
-"""Question perturbations by name. Tier 0 is the suite `rules`, tier 1 the suite `templates`."""
+"""Question perturbations by name. Tier 0 is the suite `rules`, tier 1 the suite `templates`, tier 2 comes out
+of a file."""
 
 from __future__ import annotations
 
+from vlmbench.perturb.rewriting.languages import KINDS, PARAPHRASE
 from vlmbench.registry import Entry, Grid, Param, Registry
 
 _HERE = "vlmbench.perturb.text"
@@ -116,9 +118,23 @@ QUESTIONS = Registry(
         Entry(
             "phrasing",
             f"{_HERE}.phrasing:Phrasing",
-            "an alternative wording that the task brings, also in other languages",
+            "a wording that the task brings (`--rewrite templates` takes all); the demo: exact paraphrases, "
+            "German (de-..) and French (fr-..)",
             (Param("name", "", "name of the wording, as the task declares it"),),
             source="tiers 1 and 2; arXiv 2511.11206",
+        ),
+        Entry(
+            "rewrite",
+            f"{_HERE}.rewrite:Rewrite",
+            "a verified paraphrase or translation out of a file (`vlmbench rewrite`, `--rewrite FILE`)",
+            (
+                Param("kind", PARAPHRASE, "paraphrase or language", choices=KINDS),
+                Param("index", 1, "which of several", 1),
+                Param("force", True, "say in the prompt of a translation which language to answer in"),
+                Param("file", "", "sha256 of the file"),
+            ),
+            breaks="what the checks cannot see: read a sample of the file",
+            source="tier 2: made by a model, verified, frozen; arXiv 2511.11206",
         ),
     ),
 )

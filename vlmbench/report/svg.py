@@ -1,0 +1,159 @@
+"""Text and shapes as SVG, for pictures that hold the words of data sets: any script, nothing cut, nothing run.
+
+The viewer's fonts write the text, so that every script has a chance; widths are estimated from above, by
+those of DejaVu Sans, the widest of the usual fonts.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+FONTS = "Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
+LINE = 1.3
+"""Height of a line, in units of the size of its letters."""
+
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML has no way to write."""
+_BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Overrides of the order of letters: a text must not turn itself around."""
+
+_WIDTHS = {"ijlI|'": 0.35, "!.,:;": 0.41, '`ft()[]{}/\\-r" ': 0.51, "mwMW@%&+=<>~#^": 1.0}
+_EM = {char: em for chars, em in _WIDTHS.items() for char in chars}
+_BOLD = 1.14
+
+
+def clean(text: str) -> str:
+    """The text on one line each, without what XML cannot write."""
+    return _BIDI.sub("", _ILLEGAL.sub("\ufffd", text)).replace("\t", " ")
+
+
+def text_width(text: str, size: float, bold: bool = False) -> float:
+    """About how wide, in pixels; rather too much than too little."""
+    return sum(map(_em, text)) * size * (_BOLD if bold else 1.0)
+
+
+def _em(char: str) -> float:
+    if char in _EM:
+        return _EM[char]
+    if char.isascii():
+        return 0.8 if char.isupper() else 0.64
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0.0
+    if ord(char) >= 0x1F000:
+        return 1.4
+    return 1.05 if unicodedata.east_asian_width(char) in "WF" else 0.85
+
+
+def wrap(text: str, size: float, width: float, most: int = 40, bold: bool = False) -> list[str]:
+    """Lines of at most `width` pixels; words wider than that, and scripts without spaces, are broken. An
+    ellipsis ends what is left out."""
+    lines: list[str] = []
+    for paragraph in clean(text).splitlines() or [""]:
+        line = ""
+        for word in paragraph.split():
+            if line and text_width(f"{line} {word}", size, bold) > width:
+                lines.append(line)
+                line = ""
+            while len(word) > 1 and text_width(word, size, bold) > width:
+                fits = _fits(word, size, width, bold)
+                lines.append(word[:fits])
+                word = word[fits:]
+            line = f"{line} {word}".strip()
+        lines.append(line)
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while last and text_width(f"{last}…", size, bold) > width:
+        last = last[:-1]
+    return [*lines[: most - 1], f"{last}…"]
+
+
+def _fits(word: str, size: float, width: float, bold: bool) -> int:
+    """How many letters go on a line, at least one; accents stay with theirs."""
+    fits = 1
+    while fits < len(word) and text_width(word[: fits + 1], size, bold) <= width:
+        fits += 1
+    while 1 < fits < len(word) and unicodedata.combining(word[fits]):
+        fits -= 1
+    return fits
+
+
+def text_height(lines: Sequence[str], size: float) -> float:
+    """Of lines as `Sheet.text` sets them."""
+    return len(lines) * round(size * LINE)
+
+
+class Sheet:
+    """Elements on a white page; x and y are the left and upper edges, in pixels."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+
+    def text(
+        self,
+        x: float,
+        y: float,
+        lines: Sequence[str],
+        size: float,
+        colour: str,
+        anchor: str = "start",
+        bold: bool = False,
+        more: str = "",
+    ) -> float:
+        """Lines below one another; returns the lower edge. `more`: further attributes."""
+        weight = ' font-weight="bold"' if bold else ""
+        place = "" if anchor == "start" else f' text-anchor="{anchor}"'
+        for line in lines:
+            base = y + round(size * LINE) * 0.5 + size * 0.36
+            # right-to-left lines get the order of their own script, whatever surrounds them
+            shown = line if line.isascii() else f"\u2068{line}\u2069"
+            self.parts.append(
+                f'<text x="{_n(x)}" y="{_n(base)}" font-size="{_n(size)}" fill="{colour}"{weight}{place}{more}>'
+                f"{escape(clean_line(shown))}</text>"
+            )
+            y += round(size * LINE)
+        return y
+
+    def rect(self, x: float, y: float, wide: float, high: float, fill: str, more: str = "") -> None:
+        self.parts.append(
+            f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="{_n(high)}" fill="{fill}"{more}/>'
+        )
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, wide: float = 1.0) -> None:
+        """A stroke through the points."""
+        way = " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+        self.parts.append(
+            f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="{_n(wide)}" '
+            'stroke-linecap="round" stroke-linejoin="round"/>'
+        )
+
+    def image(self, x: float, y: float, wide: float, high: float, data: str) -> None:
+        """`data`: base64 of a PNG."""
+        self.parts.append(
+            f'<image x="{_n(x)}" y="{_n(y)}" width="{_n(wide)}" height="{_n(high)}" '
+            f'href="data:image/png;base64,{data}"/>'
+        )
+
+    def render(self, wide: float, high: float, title: str) -> str:
+        """The whole file; `title` is what a screen reader says."""
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{_n(wide)}" height="{_n(high)}" '
+            f'viewBox="0 0 {_n(wide)} {_n(high)}" role="img" font-family="{FONTS}">\n'
+            f"<title>{escape(clean_line(title))}</title>\n"
+            f'<rect width="{_n(wide)}" height="{_n(high)}" fill="#ffffff"/>\n'
+            + "\n".join(self.parts)
+            + "\n</svg>\n"
+        )
+
+
+def clean_line(text: str) -> str:
+    """One line that XML can hold."""
+    return " ".join(_ILLEGAL.sub("\ufffd", text).split())
+
+
+def _n(value: float) -> str:
+    """The shortest form: equal pictures give equal bytes."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
