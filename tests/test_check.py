@@ -129,18 +129,25 @@ def chosen(change: Callable[[Tensor, Context], Tensor]) -> Callable[[Patch], Non
     """A fault in the ids that the method `random` gives."""
 
     def plant(patch: Patch) -> None:
-        wrap(patch, Random, "select", lambda original, self, ctx, k: change(original(self, ctx, k), ctx))
+        def changed(original: Any, self: Any, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+            made = original(self, contexts, ks)
+            return [change(ids, ctx) for ids, ctx in zip(made, contexts, strict=True)]
+
+        wrap(patch, Random, "select_many", changed)
 
     return plant
 
 
 def global_draw(patch: Patch) -> None:
-    patch.setattr(Random, "select", lambda self, ctx, k: torch.randperm(ctx.n)[:k].sort().values)
+    def drawn(self: Any, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
+        return [torch.randperm(ctx.n)[:k].sort().values for ctx, k in zip(contexts, ks, strict=True)]
+
+    patch.setattr(Random, "select_many", drawn)
 
 
 def choice_depends_on_the_batch(patch: Patch) -> None:
     def first(original: Any, self: Any, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        return [self.select(replace(ctx, seed=len(contexts)), k) for ctx, k in zip(contexts, ks, strict=True)]
+        return original(self, [replace(ctx, seed=len(contexts)) for ctx in contexts], ks)
 
     wrap(patch, Random, "select_many", first)
 
@@ -179,10 +186,10 @@ def reduced(change: Callable[[Reduced], Reduced], kind: type = VisionZip) -> Cal
 
 
 def method_crashes(patch: Patch) -> None:
-    def crash(self: Any, ctx: Context, k: int) -> Tensor:
+    def crash(self: Any, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         raise ZeroDivisionError("no tokens")
 
-    patch.setattr(Random, "select", crash)
+    patch.setattr(Random, "select_many", crash)
 
 
 def features_are_nan(patch: Patch) -> None:

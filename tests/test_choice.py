@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,8 +179,8 @@ def test_a_merge_of_too_many_tokens_is_refused(name: str, tiny_model: Tiny) -> N
     kind: Any = PRUNERS.get(name).load()
 
     class Wrong(kind):  # type: ignore[misc]
-        def reduce(self, ctx: Context, k: int) -> Reduced:
-            made: Reduced = super().reduce(ctx, 2 * k)
+        def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
+            made: list[Reduced] = super().reduce_many(contexts, [2 * k for k in ks])
             return made
 
     adapter = Adapter(load_model(str(tiny_model("llava")), device="cpu"))

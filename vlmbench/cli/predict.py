@@ -60,8 +60,9 @@ def predict_correctness(
 ) -> int:
     """Does stability of small models tell where a large one is right, and does it beat the controls?
 
-    Stability is put beside answer probability, agreement of small and large, self-consistency and the
-    category alone, on the same items, with intervals by image. Exit codes: 0 done, 2 usage, 4 not comparable.
+    Stability is put beside answer probability, agreement of small and large,
+    self-consistency and the category alone, on the same items, with intervals
+    by image. Exit codes: 0 done, 2 usage, 4 not comparable.
 
     Examples:
       vlmbench predict --small runs/small --large runs/large --plot risk.svg

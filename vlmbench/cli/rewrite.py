@@ -49,7 +49,8 @@ def rewrite(
         str | None,
         typer.Option(
             "--limit",
-            help="Only the first N items of the seeded order of `perturb`, or `all`. [default: as perturb]",
+            help="Only the first N items of the seeded order of `perturb`, or `all`; without it as many as "
+            "`perturb` asks.",
             rich_help_panel=o.MODEL,
             metavar="N|all",
         ),
@@ -92,8 +93,8 @@ def rewrite(
         typer.Option(
             "--out",
             "-o",
-            help="File to write (.jsonl); never overwritten. Rejected ones go beside it. [default: "
-            "TASK-rewrites.jsonl]",
+            help="File to write (.jsonl); never overwritten. Rejected ones go beside it. Without it "
+            "TASK-rewrites.jsonl.",
             rich_help_panel=o.OUT,
         ),
     ] = None,
@@ -104,8 +105,8 @@ def rewrite(
 ) -> int:
     """Write paraphrases and translations of a task's questions once, verify them, and freeze them in a file.
 
-    `perturb --rewrite FILE` then asks them. An interrupted session goes on with the same command and asks
-    nothing twice. Read a sample of the file before you trust it.
+    `perturb --rewrite FILE` then asks them. The same command goes on where a session was interrupted, and
+    asks nothing twice. Read a sample of the file before you trust it.
 
     Examples:
       vlmbench rewrite --task my.yaml --with path/to/text-model --kinds paraphrase,de --limit 200

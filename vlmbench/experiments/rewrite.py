@@ -14,7 +14,7 @@ from vlmbench.errors import ItemError, UsageError
 from vlmbench.models.aliases import is_served, resolve
 from vlmbench.models.endpoint_address import Server, find_address, served_name
 from vlmbench.perturb.rewriting.frozen import Header, Source, dump, read_rewrites
-from vlmbench.perturb.rewriting.languages import KINDS, NAMES
+from vlmbench.perturb.rewriting.languages import KINDS, MOST, NAMES
 from vlmbench.perturb.rewriting.prompt import PROMPT_HASH
 from vlmbench.table_io import write_text_atomically
 from vlmbench.tasks.load import Task, find_spec, load_task
@@ -47,8 +47,8 @@ class RewriteOptions:
     show_progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.per_item < 1:
-            raise UsageError(f"--per-item must be at least 1: got {self.per_item}")
+        if not 1 <= self.per_item <= MOST:
+            raise UsageError(f"--per-item must be in [1, {MOST}]: got {self.per_item}")
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens must be at least 1: got {self.max_new_tokens}")
         if not 0 <= self.threshold <= 1:
@@ -166,10 +166,10 @@ def _check_kinds(task: Task, kinds: Sequence[str]) -> None:
 
 def _askers(options: RewriteOptions, work: Path, stack: ExitStack) -> tuple[Asker, Asker | None]:
     """Generator and verifier; a model that is both is loaded once."""
-    from vlmbench.experiments.asking import LocalAsker, ServedAsker
+    from vlmbench.experiments.asking import LocalAsker, ServedAsker, Writes
     from vlmbench.models.endpoint import Endpoint
 
-    models: dict[str, object] = {}
+    models: dict[str, Writes] = {}
     found: list[Asker] = []
     for name, role in zip(options.models, ("generator", "verifier"), strict=False):
         asker: Asker
@@ -185,9 +185,7 @@ def _askers(options: RewriteOptions, work: Path, stack: ExitStack) -> tuple[Aske
 
             if name not in models:
                 models[name] = TextModel(name, dtype=options.dtype, device=options.device)
-            model = models[name]
-            assert isinstance(model, TextModel)
-            asker = LocalAsker(model, work / role, options.max_new_tokens, options.batch_size)
+            asker = LocalAsker(models[name], work / role, options.max_new_tokens, options.batch_size)
         stack.callback(asker.close)
         found.append(asker)
     return found[0], found[1] if len(found) > 1 else None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Part, label_for
-from vlmbench.engine.prepare import UNKNOWN_WORDS
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
 from vlmbench.perturb.rewriting.frozen import Rewrites, read_rewrites, source_hash
@@ -132,6 +131,8 @@ def _first(names: Sequence[str]) -> str:
 
 def unaskable(plans: Sequence[TaskPlan], records: Mapping[tuple[str, str, str], Record]) -> list[str]:
     """A note for every language in which no question at all could be put to the model."""
+    from vlmbench.engine.prepare import UNKNOWN_WORDS
+
     notes: dict[str, None] = {}
     for plan in plans:
         for variation in plan.variations:

@@ -65,6 +65,8 @@ def ranked_estimates(
 ) -> dict[str, Estimate]:
     """The FIGURES of n items with percentile intervals of b cluster resamples.
 
+    Simulated with 100 images and 300 items they hold the truth 92 to 98 % of the time, but for coverage at a
+    risk that allows hardly an error (16 % at risk .01): its threshold is chosen on the same items.
     A figure at 0 or 1, which resamples hardly move, has at least Wilson's interval on the clusters that it
     rests on.
     """

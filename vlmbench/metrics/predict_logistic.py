@@ -46,7 +46,8 @@ def fit_logistic(features: Floats, label: Bools, strength: float) -> Floats:
     features: [n, d] without NaN; label: [n], True = positive. All zeros where a class is missing, because
     nothing can be told apart.
     """
-    return fit_path(features, label, (strength,))[0]
+    weights: Floats = fit_path(features, label, (strength,))[0]
+    return weights
 
 
 def fit_path(features: Floats, label: Bools, strengths: Sequence[float]) -> Floats:

@@ -97,7 +97,8 @@ class TextModel:
             )
         except torch.OutOfMemoryError:
             raise UsageError(
-                f"{self.id}: memory ran out with {len(prompts)} prompts at a time; take a smaller --batch-size"
+                f"{self.id}: memory ran out with {len(prompts)} prompts at a time; take a smaller "
+                "--batch-size"
             ) from None
         new = written[:, inputs["input_ids"].shape[1] :]
         return [str(text).strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""The most unstable items, a sheet each: what was shown, and what was answered under every variant that flips."""
+"""The most unstable items, a sheet each: what was shown and answered under every variant that flips."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class _Tile:
         self.name = wrap(name, NAME, TILE, most=3, bold=True)
         text = shown.answer if shown.answer is not None else shown.state
         self.answer = wrap(text if text.strip() else "(nothing)", TEXT, TILE - 22, most=4)
-        self.notes = wrap(_notes(shown), SMALL, TILE, most=3)
+        self.notes = [line for text in _notes(shown) for line in wrap(text, SMALL, TILE, most=2)]
 
     @property
     def top(self) -> float:
@@ -105,11 +105,11 @@ class _Tile:
         return 8 + lines + text_height(self.notes, SMALL) + 4
 
     def draw(self, sheet: Sheet, x: float, y: float, top: float) -> None:
-        under = y
+        under = y + top - self.top  # beside higher ones: close to what stands below
         if self.picture:
             data, wide, high = self.picture
-            sheet.image(x, y, wide, high, data)
-            sheet.rect(x, y, wide, high, "none", f' stroke="{FRAME}"')
+            sheet.image(x, under, wide, high, data)
+            sheet.rect(x, under, wide, high, "none", f' stroke="{FRAME}"')
             under += high + 6
         if self.words:
             high = text_height(self.words, NAME) + 16
@@ -118,20 +118,20 @@ class _Tile:
         y = sheet.text(x, y + top + 8, self.name, NAME, INK, bold=True)
         colour = _colour(self.shown.score)
         _mark(sheet, self.shown.score, x, y + 3, colour)
-        y = sheet.text(x + 22, y + 2, self.answer, TEXT, colour, bold=False)
+        y = sheet.text(x + (22 if self.shown.score is not None else 0), y + 2, self.answer, TEXT, colour)
         sheet.text(x, y + 2, self.notes, SMALL, GREY)
 
 
-def _notes(shown: Shown) -> str:
+def _notes(shown: Shown) -> list[str]:
     """Right or wrong in words too: colours alone are not for every eye."""
     score = shown.score
-    parts = (
-        [] if score is None else ["right" if score >= 1 else "wrong" if score <= 0 else f"score {score:.2g}"]
-    )
-    parts.append(shown.state)
-    parts += [] if shown.margin is None else [f"margin {shown.margin:.2g}"]
-    parts += ["tie"] if shown.tie else []
-    return " · ".join(parts)
+    first = [shown.state]
+    if score is not None:
+        verdict = ["right"] if score >= 1 else ["wrong"] if score <= 0 else []
+        first = [f"score {score:.2g}", *verdict, shown.state]
+    second = [] if shown.margin is None else [f"margin {shown.margin:.2g}"]
+    second += ["tie"] if shown.tie else []
+    return [" · ".join(parts) for parts in (first, second) if parts]
 
 
 def _colour(score: float | None) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+import numpy as np
+
 from vlmbench.report.figures import short_label
 from vlmbench.report.svg import Sheet, clean_line, text_height, text_width, wrap
 
@@ -51,16 +53,11 @@ def top_of(grid: FlipGrid) -> float:
     counts = grid.counts
     rates = [
         counts.flips[place] / pairs
-        for place, pairs in _enumerate(counts.pairs)
+        for place, pairs in np.ndenumerate(counts.pairs)
         if pairs >= FEW_PAIRS and counts.items[place] >= FEW_ITEMS
     ]
     largest = max(rates, default=0.0)
     return next(step for step in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0) if largest <= step)
-
-
-def _enumerate(pairs: object) -> list[tuple[tuple[int, int], int]]:
-    rows: list[list[int]] = pairs.tolist()  # type: ignore[attr-defined]
-    return [((r, c), n) for r, row in enumerate(rows) for c, n in enumerate(row)]
 
 
 def shade(share: float) -> str:
@@ -194,7 +191,7 @@ class _Drawing:
 
     def _beyond(self) -> bool:
         counts = self.grid.counts
-        pairs = _enumerate(counts.pairs)
+        pairs = np.ndenumerate(counts.pairs)
         return any(n and counts.flips[place] / n > self.top + 1e-12 for place, n in pairs)
 
 

@@ -229,6 +229,10 @@ def _notes(prediction: Prediction) -> Section:
         "intervals: 95 %, by image; they take the fitted scores as given and leave the luck of training out"
     )
     lines.append(
+        "coverage at risk: its threshold is chosen on these very items, which flatters it where few errors "
+        f"are allowed (1 % of {prediction.n:,} is {0.01 * prediction.n:.0f})"
+    )
+    lines.append(
         "category alone: AUROC leaves both items of a pair out; its other figures order the categories by "
         "these very items, which favours it"
     )

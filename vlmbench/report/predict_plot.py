@@ -26,7 +26,10 @@ def check_plot(path: Path) -> None:
 
 
 def draw_prediction(prediction: Prediction, path: Path) -> Path:
-    """Writes the picture as the suffix of `path` says (svg, png, pdf). Raises UsageError as `check_plot`."""
+    """Writes the picture as the suffix of `path` says (svg, png, pdf).
+
+    Raises UsageError as `check_plot`, and where the file cannot be written.
+    """
     check_plot(path)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -35,9 +38,12 @@ def draw_prediction(prediction: Prediction, path: Path) -> Path:
         figure = Figure(figsize=(7.6, 4.6), dpi=130)
         axis = figure.add_axes((0.09, 0.13, 0.54, 0.78))
         _curves(axis, prediction)
-        path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
+        except OSError as error:
+            raise UsageError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
     return path
 
 

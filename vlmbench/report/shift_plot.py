@@ -93,8 +93,14 @@ def shifts(axis: Any, table: Table, task: str, patch: float | None = None) -> No
         _draw(axis, line, place, patch)
     floor = noise_floor(table, task)
     if floor is not None and floor.value is not None:
+        value = 100 * floor.value
         axis.axhline(
-            100 * floor.value, color=INK, lw=1, ls=(0, (5, 2)), zorder=1.5, label="noise floor: repeats"
+            value,
+            color=INK,
+            lw=1,
+            ls=(0, (5, 2)),
+            zorder=2.5,
+            label=f"noise floor, repeats: {value:.2g} %",
         )
     _scale(axis, lines, patch)
     axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.01), borderaxespad=0.2)
@@ -133,11 +139,11 @@ def _draw(axis: Any, line: ShiftLine, place: int, patch: float | None) -> None:
     )
     if line.patch is not None and patch is not None:
         value = 100 * (line.patch.value or 0.0)
-        low, high = percent_bounds(line.patch)
+        bottom, top = percent_bounds(line.patch)
         axis.errorbar(
             [patch],
             [value],
-            [[max(0.0, value - low)], [max(0.0, high - value)]],
+            [[max(0.0, value - bottom)], [max(0.0, top - value)]],
             color=colour,
             fmt="D",
             ms=6.5,
@@ -167,10 +173,12 @@ def _scale(axis: Any, lines: Sequence[ShiftLine], patch: float | None) -> None:
     bounds += [percent_bounds(line.patch)[1] for line in lines if line.patch is not None]
     axis.set_xlim(0, most * 1.04)
     # a third of the height is left to the legend
-    axis.set_ylim(0, max(1.0, max(bounds)) * 1.34)
+    top = max(1.0, *bounds) * 1.34
+    # a floor at 0 must not hide under the axis
+    axis.set_ylim(-0.02 * top, top)
     kept: list[int] = []
     for pixel in reversed(pixels):
-        if not kept or kept[-1] - pixel >= most / 32:
+        if not kept or kept[-1] - pixel >= most / 44:
             kept.append(pixel)
     axis.set_xticks(kept[::-1])
     if patch:

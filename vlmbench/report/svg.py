@@ -1,4 +1,4 @@
-"""Text and shapes as SVG, for pictures that hold the words of data sets: any script, nothing cut, nothing run.
+"""Text and shapes as SVG, for pictures that hold the words of data sets: any script, nothing run as code.
 
 The viewer's fonts write the text, so that every script has a chance; widths are estimated from above, by
 those of DejaVu Sans, the widest of the usual fonts.
@@ -15,18 +15,18 @@ FONTS = "Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC
 LINE = 1.3
 """Height of a line, in units of the size of its letters."""
 
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML has no way to write."""
+_ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML has no way to write, or no font to show."""
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Overrides of the order of letters: a text must not turn itself around."""
 
-_WIDTHS = {"ijlI|'": 0.35, "!.,:;": 0.41, '`ft()[]{}/\\-r" ': 0.51, "mwMW@%&+=<>~#^": 1.0}
+_WIDTHS = {"ijlI|'": 0.35, "!.,:;·": 0.41, '`ft()[]{}/\\-r" ': 0.51, "mwMW@%&+=<>~#^": 1.0, "…\ufffd": 1.1}
 _EM = {char: em for chars, em in _WIDTHS.items() for char in chars}
 _BOLD = 1.14
 
 
 def clean(text: str) -> str:
-    """The text on one line each, without what XML cannot write."""
+    """The text without what a line of XML cannot hold."""
     return _BIDI.sub("", _ILLEGAL.sub("\ufffd", text)).replace("\t", " ")
 
 
@@ -53,15 +53,17 @@ def wrap(text: str, size: float, width: float, most: int = 40, bold: bool = Fals
     lines: list[str] = []
     for paragraph in clean(text).splitlines() or [""]:
         line = ""
-        for word in paragraph.split():
+        for word in filter(None, paragraph.split(" ")):  # what else looks like a space does not break
             if line and text_width(f"{line} {word}", size, bold) > width:
                 lines.append(line)
                 line = ""
-            while len(word) > 1 and text_width(word, size, bold) > width:
+            while len(word) > 1 and len(lines) <= most and text_width(word, size, bold) > width:
                 fits = _fits(word, size, width, bold)
                 lines.append(word[:fits])
                 word = word[fits:]
             line = f"{line} {word}".strip()
+            if len(lines) > most:  # the rest of a long text is not looked at
+                break
         lines.append(line)
     if len(lines) <= most:
         return lines
@@ -106,14 +108,13 @@ class Sheet:
         """Lines below one another; returns the lower edge. `more`: further attributes."""
         weight = ' font-weight="bold"' if bold else ""
         place = "" if anchor == "start" else f' text-anchor="{anchor}"'
+        style = f'font-size="{_n(size)}" fill="{colour}"{weight}{place}{more}'
         for line in lines:
             base = y + round(size * LINE) * 0.5 + size * 0.36
             # right-to-left lines get the order of their own script, whatever surrounds them
-            shown = line if line.isascii() else f"\u2068{line}\u2069"
-            self.parts.append(
-                f'<text x="{_n(x)}" y="{_n(base)}" font-size="{_n(size)}" fill="{colour}"{weight}{place}{more}>'
-                f"{escape(clean_line(shown))}</text>"
-            )
+            shown = escape(clean_line(line))
+            shown = shown if shown.isascii() else f"\u2068{shown}\u2069"
+            self.parts.append(f'<text x="{_n(x)}" y="{_n(base)}" {style}>{shown}</text>')
             y += round(size * LINE)
         return y
 
@@ -151,7 +152,7 @@ class Sheet:
 
 def clean_line(text: str) -> str:
     """One line that XML can hold."""
-    return " ".join(_ILLEGAL.sub("\ufffd", text).split())
+    return " ".join(clean(text).split())
 
 
 def _n(value: float) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
-from vlmbench.perturb.rewriting.languages import KINDS
+from vlmbench.perturb.rewriting.languages import KINDS, MOST
 from vlmbench.schema import Schema
 from vlmbench.seeds import digest
 
@@ -65,7 +65,7 @@ class Rewritten(Schema):
     item: str
     kind: Literal["paraphrase", "en", "de", "fr", "es", "zh", "ja", "ar", "hi", "ru"]
     language: str
-    index: int = Field(1, ge=1, description="from 1, of the rewrites of one item and kind")
+    index: int = Field(1, ge=1, le=MOST, description="from 1, of the rewrites of one item and kind")
     question: str = Field(min_length=1)
     source: str = Field(description="hash of the question that it was made from")
     checks: list[str] = Field([], description="what was checked and held")

@@ -25,6 +25,9 @@ NAMES: Mapping[str, str] = {
 KINDS = (PARAPHRASE, *NAMES)
 """What `--kinds` takes: a paraphrase in the question's own language, or the language of a translation."""
 
+MOST = 99
+"""Rewrites of one item and kind."""
+
 ANSWER_IN: Mapping[str, str] = {
     "en": "Answer in English.",
     "de": "Antworte auf Deutsch.",
@@ -47,8 +50,8 @@ _FUNCTION_WORDS: Mapping[str, frozenset[str]] = {
         "en": "the is are what which how of there does where who and this that you can see with many it "
         "on to from has have why when whose",
         "de": "der die das den dem des ist sind was welche welcher welches welchen welchem wie viele ein "
-        "eine einen einem einer auf im zu zum zur und gibt es wo wer hat von vom mit nicht kein keine man sich "
-        "warum wessen wann sieht befindet",
+        "eine einen einem einer auf im zu zum zur und gibt es wo wer hat von vom mit nicht kein keine man "
+        "sich warum wessen wann sieht befindet",
         "fr": "le la les l est sont quel quelle quels quelles combien de du des d un une dans sur il elle y "
         "qui que où a à au aux et ce cette avec pas voit pourquoi quand",
         "es": "el la los las es son está están qué cuál cuáles cuántos cuántas de del un una en hay dónde "

@@ -89,8 +89,8 @@ def _bare(line: str, source: str) -> str:
         for pattern in (_BULLET, _LABEL):
             if not pattern.match(source):
                 line = pattern.sub("", line).strip()
-        if line.startswith("**") and line.endswith("**") and len(line) > 4:
-            line = line[2:-2].strip()
+        if "**" not in source:
+            line = line.replace("**", "").strip()
         if _is_wrapped(line) and not _is_wrapped(source.strip()):
             line = line[1:-1].strip()
         if line == before:

@@ -3,7 +3,7 @@ of a file."""
 
 from __future__ import annotations
 
-from vlmbench.perturb.rewriting.languages import KINDS, PARAPHRASE
+from vlmbench.perturb.rewriting.languages import KINDS, MOST, PARAPHRASE
 from vlmbench.registry import Entry, Grid, Param, Registry
 
 _HERE = "vlmbench.perturb.text"
@@ -129,7 +129,7 @@ QUESTIONS = Registry(
             "a verified paraphrase or translation out of a file (`vlmbench rewrite`, `--rewrite FILE`)",
             (
                 Param("kind", PARAPHRASE, "paraphrase or language", choices=KINDS),
-                Param("index", 1, "which of several", 1),
+                Param("index", 1, "which of several", 1, MOST),
                 Param("force", True, "say in the prompt of a translation which language to answer in"),
                 Param("file", "", "sha256 of the file"),
             ),
