@@ -11,7 +11,7 @@ demo: $(READY)  ## the main job on the embedded model
 	$(BIN)/vlmbench perturb
 
 test: $(READY)  ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .

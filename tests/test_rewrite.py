@@ -345,6 +345,7 @@ def test_a_server_is_never_paid_twice(server: FaultServer, task: Path) -> None:
     assert set(server.answered.values()) == {1}
     assert sum(server.answered.values()) == 4  # two questions that differ, two kinds
     assert done.header.generator["model"] == "openai:m"
+    assert done.header.generator["reported"] == [["m-2026", "fp-1"]]
     assert sum(count.asked for count in done.header.counts.values()) == 12
     assert sum(server.answered.values()) == 4
 
@@ -450,6 +451,10 @@ def test_a_file_is_asked_end_to_end_on_the_demo(demo_file: Path, tmp_path: Path)
     names = [f"rewrite(force=false{x})" for x in (",kind=de", ",kind=fr", "", ",kind=ru")]
     assert set(names) < set(cells)
     assert {cells[name].axis for name in names} == {"question"}
+    assert [cells[name].strength for name in names] == ["de", "fr", "paraphrase", "ru"]
+    groups = [s.group for s in table.summaries if s.group.get("family") == "rewrite"]
+    languages = {group["strength"] for group in groups if "strength" in group}
+    assert languages >= {"de", "paraphrase"}
     records = read_records(result.folder)
     for item in load_task("demo").items(limit=7):
         for ours, own in (("rewrite(force=false,kind=de)", "phrasing(name=de-1)"),

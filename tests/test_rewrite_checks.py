@@ -110,6 +110,8 @@ def test_options_that_the_question_names_stay() -> None:
     translated = pair(source, "de", "Was ist größer, die Katze oder der Hund?", options=("cat", "dog"))
     assert failed(kept) == ()
     assert failed(translated) == ("options or placeholders",)
+    common = pair("Is there no a dog, A or B?", "de", "", options=("no", "a", "B", "A"))
+    assert protected(common) == ("B", "A")
     assert protected(pair("Is the cathedral old?", "de", "", options=("cat", ""))) == ()
     assert "Copy these letter by letter: cat, dog." in ask_rewrite(kept)
 
@@ -122,6 +124,7 @@ def test_options_that_the_question_names_stay() -> None:
         ("WHAT IS NOT ON THE SIGN?", "en", ()),
         ("Was steht auf dem Hut?", "de", ()),
         ("Where is it? Under the car?", "en", ()),
+        ("Is the T-shirt from IBM?", "en", ("IBM",)),
     ],
 )
 def test_names(text: str, language: str, expected: tuple[str, ...]) -> None:
@@ -190,6 +193,7 @@ def test_token_f1_is_symmetric_and_one_for_the_same_words(one: str, other: str) 
 def test_token_f1_by_hand() -> None:
     assert token_f1("Where is the dog?", "where is a dog") == 1
     assert token_f1("where is the red dog", "where is the dog") == pytest.approx(2 * 3 / 7)
+    assert token_f1("狗在哪里？", "狗在哪？") == pytest.approx(6 / 7)
     assert token_f1("dog dog", "dog") == pytest.approx(2 / 3)
 
 
@@ -240,6 +244,11 @@ def test_kinds_are_read_once_each_and_misspelt_ones_named() -> None:
         read_kinds("paraphrases")
     with pytest.raises(UsageError, match="names nothing"):
         read_kinds(" , ")
+
+
+def test_a_sign_is_as_long_as_three_letters() -> None:
+    assert failed(Pair("狗在哪里？", "Where is the dog?", "zh", "en")) == ()
+    assert failed(Pair("犬はどこ？", "犬の場所はどこですか？", "ja", "ja")) == ()
 
 
 def test_names_of_the_question_do_not_count_against_a_script() -> None:

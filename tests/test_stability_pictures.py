@@ -24,6 +24,7 @@ from runs import write_rows, write_task
 from vlmbench.cli.app import run as command
 from vlmbench.cli.stability_pictures import write_stability_pictures
 from vlmbench.comparison.flip_grid import MOST, FlipGrid, flip_grid
+from vlmbench.comparison.predict import predict
 from vlmbench.engine.store import read_records
 from vlmbench.engine.unstable import Shown, UnstableItem, in_turn, patch_width, thumbnail
 from vlmbench.errors import UsageError
@@ -37,6 +38,7 @@ from vlmbench.report.curves import GREY
 from vlmbench.report.gallery import draw_gallery, draw_sheet
 from vlmbench.report.heatmap import FEW_ITEMS, FEW_PAIRS, heatmap, top_of
 from vlmbench.report.placing import overlap
+from vlmbench.report.predict import decimal
 from vlmbench.report.shift_plot import draw_shift, shift_lines, shifts
 from vlmbench.report.svg import text_width, wrap
 from vlmbench.schema import Column, Record, Table
@@ -93,8 +95,12 @@ def readable(svg: str) -> None:
     """Nothing overlaps, nothing leaves the page, nothing is too small."""
     root = ElementTree.fromstring(svg)
     wide, high = float(root.attrib["width"]), float(root.attrib["height"])
-    placed = boxes(svg)
-    assert all(overlap(one, two) == 0 for one, two in combinations(placed, 2))
+    placed = sorted(boxes(svg), key=lambda box: box[1])
+    for i, one in enumerate(placed):
+        for two in placed[i + 1 :]:
+            if two[1] >= one[3]:
+                break  # further ones begin lower still
+            assert overlap(one, two) == 0
     for left, top, right, bottom in placed:
         assert left >= 0
         assert top >= 0
@@ -107,7 +113,11 @@ def readable(svg: str) -> None:
 
 
 @settings(max_examples=60)
-@given(st.text(st.characters(codec="latin-1"), max_size=60), st.integers(30, 400), st.booleans())
+@given(
+    st.text(st.characters(codec="latin-1") | st.sampled_from("ЖЩЮщюΩŒﬁ×…"), max_size=60),
+    st.integers(30, 400),
+    st.booleans(),
+)
 def test_estimated_widths_are_not_below_real_ones(text: str, width: int, bold: bool) -> None:
     for line in wrap(text, 14, width, bold=bold):
         if len(line) > 1:
@@ -271,7 +281,7 @@ def axes() -> Any:
 
     figure = Figure(figsize=(7.6, 4.6), dpi=130)
     FigureCanvasAgg(figure)
-    return figure.add_axes((0.09, 0.14, 0.87, 0.68))
+    return figure.add_axes((0.09, 0.2, 0.87, 0.64))
 
 
 @pytest.mark.parametrize("patch", [None, 7.5, 36.0])
@@ -290,6 +300,10 @@ def test_shifts_are_drawn_at_their_pixels_with_the_table_s_rates(demo: Table, pa
     for x, rate in known.items():
         ends = [y for at, y in band if at == x]
         assert (min(ends), max(ends)) == pytest.approx((100 * (rate.low or 0), 100 * (rate.high or 0)))
+    assert axis.get_xticks().tolist() == sorted(known)
+    named = [label.get_text() for label in axis.get_xticklabels() if label.get_text()]
+    assert set(named) <= {f"{x}\n{rate.n}" for x, rate in known.items()}
+    assert named[-1] == f"{max(known)}\n{known[max(known)].n}"
     low, high = axis.get_ylim()
     assert low <= 0 < 100 * max(rate.high or 0 for rate in known.values()) < high
     (whole,) = (s for s in demo.summaries if s.group.get("strength") == "patches=1")
@@ -602,6 +616,18 @@ def test_show_draws_what_the_table_alone_gives(tmp_path: Path, capsys: pytest.Ca
     assert f"3 pictures: {tmp_path / 'p'}" in capsys.readouterr().err
 
 
+def test_risks_are_those_of_predict(demo: Table, tmp_path: Path) -> None:
+    found = predict([("demo", demo)], only=("agreement", "probability", "category"))
+    write_stability_pictures(demo, tmp_path)
+    told = re.findall("<!-- (.*?) -->", (tmp_path / "risk-coverage.svg").read_text())
+    lines = [line for text in told for line in text.split("\\n")]
+    for name in ("agreement", "probability", "category"):
+        assert name in " ".join(lines)
+        assert decimal(found.predictor(name).metrics["aurc"]) in " ".join(lines)
+    assert not {"stability", "everything", "all controls"} & set(lines)
+    assert f"demo: {found.n} questions, {found.errors} errors" in lines
+
+
 def test_what_cannot_be_drawn_is_left_out_with_its_reason(
     demo: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -656,7 +682,8 @@ def test_several_tasks_have_pictures_of_their_own(demo: Table, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["show", "RESULT", "--plots", "FILE"], "is a file; give a folder"),
+        (["show", "RESULT", "--plots", "FILE"], "no folder can be made there: File exists"),
+        (["show", "RESULT", "--plots", "FILE/x"], "no folder can be made there: Not a directory"),
         (["show", "RESULT", "RESULT", "--plots", "p"], "--plots draws one run: got 2"),
         (["show", "PRUNE", "--plots", "p"], "--plots draws runs of `perturb`: got one of `prune`"),
         (["perturb", "--pictures", "-1"], "got '-1'"),
@@ -671,5 +698,5 @@ def test_a_mistake_is_told_in_one_line(
         "FILE": str(tmp_path / "file"),
         "PRUNE": str(RESULT.parent / "demo-prune.json"),
     }
-    assert command([names.get(word, word) for word in arguments]) == 2
+    assert command([re.sub("[A-Z]{4,}", lambda m: names[m[0]], word) for word in arguments]) == 2
     assert says in capsys.readouterr().err

@@ -213,7 +213,7 @@ def perturb(
     check_names(run_options, plan)
     quiet_libraries()
     result = run(run_options, plan)
-    if result.gallery is not None:
+    if plan.pictures and result.gallery is not None:
         from vlmbench.cli.stability_pictures import write_stability_pictures
 
         found = result.gallery

@@ -43,8 +43,6 @@ def show(
 
     if form not in FORMS:
         raise unknown("format", form, FORMS)
-    if plots is not None and plots.exists() and not plots.is_dir():
-        raise UsageError(f"--plots {plots}: is a file; give a folder")
     if len(runs) > 1:
         if plots is not None:
             raise UsageError(f"--plots draws one run: got {len(runs)}")
@@ -62,6 +60,10 @@ def _draw(table: Table, folder: Path) -> None:
 
     if table.experiment != "perturb":
         raise UsageError(f"--plots draws runs of `perturb`: got one of `{table.experiment}`")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--plots {folder}: no folder can be made there: {error.strerror}") from None
     write_stability_pictures(table, folder)
 
 

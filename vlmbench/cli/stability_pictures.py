@@ -60,14 +60,18 @@ def _prediction(table: Table, task: str) -> Prediction | str:
     """Where the model is right, told from its own answers under change."""
     from vlmbench.comparison.predict import predict
     from vlmbench.errors import VlmbenchError
+    from vlmbench.report.stability_plots import CONFIDENCES
 
+    cells = [cell for cell in table.cells if cell.task == task]
+    if not any(cell.reference == "clean" and cell.axis in ("image", "question") for cell in cells):
+        return f"task {task}: the table has no perturbed answers of the full model"
     own = table.model_copy(
         update={
             "tasks": [block for block in table.tasks if block.task == task],
-            "cells": [cell for cell in table.cells if cell.task == task],
+            "cells": cells,
         }
     )
     try:
-        return predict([(f"task {task}", own)], allow_partial=True)
+        return predict([(f"task {task}", own)], allow_partial=True, only=CONFIDENCES)
     except VlmbenchError as error:
         return str(error)

@@ -37,11 +37,13 @@ def predict(
     seed: int = 0,
     folds: int = FOLDS,
     draws: int = DRAWS,
+    only: Sequence[str] = (),
 ) -> Prediction:
     """Predicts whether the unperturbed answers of `large` are right (score > 0.5) from tables of `small`.
 
     (name, table) each. Without `large` the answers of the one small model itself: selective prediction.
-    Scores of fitted predictors are out of fold, folds grouped by cluster. Raises NotComparableError where the
+    Scores of fitted predictors are out of fold, folds grouped by cluster. `only` these predictors are
+    computed, all without it. Raises NotComparableError where the
     tables are not of the same items or small and large are the same weights, UsageError where there is
     nothing to predict.
     """
@@ -60,7 +62,8 @@ def predict(
     _refuse_one_class(labels, (target or ones[0]).name)
     names = [one.name for one in ones]
     own = None if target is None else material.probability
-    todo = recipes(names, material.signals, _kinds(material), own, material.same)
+    found = recipes(names, material.signals, _kinds(material), own, material.same)
+    todo = [recipe for recipe in found if not only or recipe.name in only]
     fold = grouped_folds(labels.cluster, labels.right, folds, seed)
     predictors, scores = [], {}
     for recipe in todo:

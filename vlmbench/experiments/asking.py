@@ -109,6 +109,11 @@ class ServedAsker(_Kept):
         self._callers = Callers(endpoint, self._store, concurrency)
         self._max_new_tokens = max_new_tokens
         self.failures: list[str] = []
+        self._reported: set[tuple[str, str]] = set()
+
+    def about(self) -> dict[str, Any]:
+        """Also what the server said of itself: (model, fingerprint) of its answers."""
+        return {**super().about(), "reported": [list(one) for one in sorted(self._reported)]}
 
     def answers(self, prompts: Sequence[str], told: Told) -> list[str | None]:
         distinct = dict.fromkeys(prompts)
@@ -118,7 +123,9 @@ class ServedAsker(_Kept):
         found: dict[str, str | None] = {}
         for prompt, reply in asked.items():
             try:
-                found[prompt] = reply.result().text
+                said = reply.result()
+                found[prompt] = said.text
+                self._reported.add((said.model, said.fingerprint))
             except CallFailedError as failure:
                 found[prompt] = None
                 self.failures.append(str(failure))

@@ -261,7 +261,10 @@ def _phrasing_parts(phrasings: Sequence[str]) -> Iterator[Part]:
 
 def _strength(part: Part, entry: Entry) -> str:
     """What orders the conditions of a family: the largest of its strength parameters, without sign; the
-    other parameters where those are all at their defaults, as in a shift by a patch."""
+    other parameters where those are all at their defaults, as in a shift by a patch. Of rewrites the kind:
+    each language has its own flip rate."""
+    if part.name == REWRITE:
+        return str(part.parameters["kind"])
     strengths = [p for p in entry.params if p.strength]
     if strengths and part.label != part.name and all(part.parameters[p.name] == p.default for p in strengths):
         return part.label.removeprefix(part.name).strip("()")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vlmbench.report.svg import Sheet, text_height, wrap
+from vlmbench.report.svg import Sheet, text_height, text_width, wrap
 
 if TYPE_CHECKING:
     from vlmbench.engine.unstable import Shown, UnstableItem
@@ -84,6 +84,8 @@ class _Tile:
         if picture is None and not self.words:
             self.words = ["(no picture)"]
         name = "unchanged input" if is_original else shown.name.replace(",", ", ")
+        if text_width(name.split(" ")[0], NAME, bold=True) > TILE:
+            name = name.replace("(", " (")
         if is_original and shown.name != "clean":
             name = f"unchanged input, {shown.name}"
         self.name = wrap(name, NAME, TILE, most=3, bold=True)
@@ -159,8 +161,13 @@ def embedded(pictures: Sequence[Image.Image | None]) -> list[tuple[str, float, f
     """(base64 of a PNG, width, height as drawn) of each, all together within BUDGET where that can be."""
     found: list[str] = []
     for side, colours in _SIZES:
-        found = [_png(picture, side, colours) if picture else "" for picture in pictures]
-        if sum(map(len, found)) <= BUDGET:
+        found, left = [], BUDGET
+        for picture in pictures:
+            found.append(_png(picture, side, colours) if picture else "")
+            left -= len(found[-1])
+            if left < 0 and (side, colours) != _SIZES[-1]:
+                break
+        else:
             break
     drawn: list[tuple[str, float, float] | None] = []
     for picture, data in zip(pictures, found, strict=True):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from vlmbench.comparison.pooled import PooledRow
 from vlmbench.report.figures import Section, percent, short_percent
+
+if TYPE_CHECKING:
+    from vlmbench.comparison.pooled import PooledRow
 
 
 def pooled_sections(names: Sequence[str], rows: Sequence[PooledRow]) -> list[Section]:

@@ -14,6 +14,8 @@ from vlmbench.schema import Estimate, Summary, Table
 
 FAMILY = "shift"
 _PATCHES = "patches="
+_FAR = 2.5
+"""A patch wider than this many times the largest shift would press the curve into a corner."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def draw_shift(table: Table, path: Path, task: str = "", patch: float | None = N
     task = task or table.tasks[0].task
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.6), dpi=130)
-        axis = figure.add_axes((0.09, 0.14, 0.87, 0.68))
+        axis = figure.add_axes((0.09, 0.2, 0.87, 0.64))
         shifts(axis, table, task, patch)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
@@ -85,12 +87,16 @@ def draw_shift(table: Table, path: Path, task: str = "", patch: float | None = N
 
 
 def shifts(axis: Any, table: Table, task: str, patch: float | None = None) -> None:
-    """Draws on matplotlib axes. Raises UsageError as `draw_shift`."""
+    """Draws on matplotlib axes 6.6 inches wide. Raises UsageError as `draw_shift`."""
     lines = shift_lines(table, task)
     if not lines:
         raise UsageError(f"task {task}: the table has no shifts by two or more distances")
+    wide = patch
+    if patch is not None and patch > _FAR * max(line.points[-1].pixels for line in lines):
+        patch = None
     for place, line in enumerate(lines):
-        _draw(axis, line, place, patch)
+        _draw(axis, line, place)
+        _draw_patch(axis, line, place, (place - (len(lines) - 1) / 2) * 0.01, patch, wide)
     floor = noise_floor(table, task)
     if floor is not None and floor.value is not None:
         value = 100 * floor.value
@@ -103,24 +109,18 @@ def shifts(axis: Any, table: Table, task: str, patch: float | None = None) -> No
             label=f"noise floor, repeats: {value:.2g} %",
         )
     _scale(axis, lines, patch)
-    axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, 1.01), borderaxespad=0.2)
-    axis.set_xlabel("shift, pixels of the source image")
+    _legend(axis)
     axis.set_ylabel("answers changed, %")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color=PALE)
     axis.set_axisbelow(True)
     n = max(point.rate.n for line in lines for point in line.points)
-    axis.set_title(
-        f"{task}: {n:,} questions, 95 % intervals", fontsize=10, loc="left", color=GREY, pad=_pad(patch)
-    )
+    title = f"{task}: {n:,} questions, 95 % intervals"
+    # below the title there may be a scale in patches
+    axis.set_title(title, fontsize=10, loc="left", color=GREY, pad=36.0 if patch else 10.0)
 
 
-def _pad(patch: float | None) -> float:
-    """Room for the scale in patches below the title."""
-    return 36.0 if patch else 10.0
-
-
-def _draw(axis: Any, line: ShiftLine, place: int, patch: float | None) -> None:
+def _draw(axis: Any, line: ShiftLine, place: int) -> None:
     colour = PALETTE[place % len(PALETTE)]
     xs = [point.pixels for point in line.points]
     low, high = zip(*(percent_bounds(point.rate) for point in line.points), strict=True)
@@ -137,11 +137,22 @@ def _draw(axis: Any, line: ShiftLine, place: int, patch: float | None) -> None:
         zorder=3,
         label=short_label(line.pruner) if line.pruner else "full model",
     )
-    if line.patch is not None and patch is not None:
-        value = 100 * (line.patch.value or 0.0)
+
+
+def _draw_patch(
+    axis: Any, line: ShiftLine, place: int, aside: float, patch: float | None, wide: float | None
+) -> None:
+    """A shift by one whole patch: at its place, a little aside where several models have one; a level where
+    that place is far away (`wide` says how far) or not known."""
+    if line.patch is None or line.patch.value is None:
+        return
+    colour, value = PALETTE[place % len(PALETTE)], 100 * line.patch.value
+    where = f" ({wide:.3g} pixels)" if wide and not patch else ""
+    label = f"one whole patch{where}, {line.patch.n:,} questions" if not place else None
+    if patch is not None:
         bottom, top = percent_bounds(line.patch)
         axis.errorbar(
-            [patch],
+            [patch + aside * max(patch, line.points[-1].pixels)],
             [value],
             [[max(0.0, value - bottom)], [max(0.0, top - value)]],
             color=colour,
@@ -151,36 +162,60 @@ def _draw(axis: Any, line: ShiftLine, place: int, patch: float | None) -> None:
             mew=1.6,
             elinewidth=1.4,
             zorder=4,
-            label=f"one whole patch, {line.patch.n:,} questions" if not place else None,
+            label=label,
         )
-    elif line.patch is not None and line.patch.value is not None:
-        axis.axhline(
-            100 * line.patch.value,
-            color=colour,
-            lw=1,
-            ls=(0, (1, 1.5)),
-            zorder=1.5,
-            label=f"one whole patch, {line.patch.n:,} questions" if not place else None,
-        )
+    else:
+        axis.axhline(value, color=colour, lw=1, ls=(0, (1, 1.5)), zorder=1.5, label=label)
+
+
+def _legend(axis: Any) -> None:
+    """Above everything drawn: the scale is stretched to make room."""
+    names = len(axis.get_legend_handles_labels()[1])
+    columns = 1 + (names > 4) + (names > 12)
+    low, top = axis.get_ylim()
+    axis.set_ylim(low, top / (1 - 0.06 * -(-names // columns) - 0.06))
+    axis.legend(
+        framealpha=0.9,
+        edgecolor="none",
+        fontsize=9,
+        loc="upper left",
+        bbox_to_anchor=(0.003, 0.985),
+        borderaxespad=0.2,
+        ncols=columns,
+    )
+
+
+def _ticks(axis: Any, lines: Sequence[ShiftLine], most: float) -> None:
+    """At every distance; named where there is room, larger ones first. Where the validity rule leaves
+    questions out at some distances, how many are left stands below."""
+    counts: dict[int, set[int]] = {}
+    for line in lines:
+        for point in line.points:
+            counts.setdefault(point.pixels, set()).add(point.rate.n)
+    differ = len({n for found in counts.values() for n in found}) > 1
+    names, room = [], float("inf")
+    for pixels in sorted(counts, reverse=True):
+        few = f"{min(counts[pixels])}" if differ else ""
+        # half a label, in pixels of the source: 0.042 inches for half a letter, the axis is 6.6 wide
+        half = (0.042 * max(len(str(pixels)), len(few)) + 0.03) / 6.6 * 1.04 * most
+        fits = pixels + half <= room
+        names.append((f"{pixels}\n{few}" if differ else str(pixels)) if fits else "")
+        room = pixels - half if fits else room
+    axis.set_xticks(sorted(counts), names[::-1], fontsize=9)
+    below = "\nbelow: questions that count there" if differ else ""
+    axis.set_xlabel(f"shift, pixels of the source image{below}")
 
 
 def _scale(axis: Any, lines: Sequence[ShiftLine], patch: float | None) -> None:
-    """Zero is on both axes; ticks at the distances, those too close to a larger one left out; above, whole
-    patches where their width is known."""
-    pixels = sorted({point.pixels for line in lines for point in line.points})
-    most = max([*pixels, patch or 0])
+    """Zero is on both axes; above, whole patches where their width is known."""
+    most = max(patch or 0, *(line.points[-1].pixels for line in lines))
     bounds = [percent_bounds(point.rate)[1] for line in lines for point in line.points]
     bounds += [percent_bounds(line.patch)[1] for line in lines if line.patch is not None]
     axis.set_xlim(0, most * 1.04)
-    # a third of the height is left to the legend
-    top = max(1.0, *bounds) * 1.34
+    top = max(1.0, *bounds) * 1.02
     # a floor at 0 must not hide under the axis
     axis.set_ylim(-0.02 * top, top)
-    kept: list[int] = []
-    for pixel in reversed(pixels):
-        if not kept or kept[-1] - pixel >= most / 44:
-            kept.append(pixel)
-    axis.set_xticks(kept[::-1])
+    _ticks(axis, lines, most)
     if patch:
         upper = axis.secondary_xaxis("top", functions=(lambda x: x / patch, lambda x: x * patch))
         whole = int(most * 1.04 / patch)

@@ -39,8 +39,8 @@ def draw_stability(
 ) -> Drawn:
     """Writes shift.svg, families.svg and risk-coverage.svg, with the task's name where there are several.
 
-    grids, predictions: by task, or why there is none; patches: source pixels under one patch, where known.
-    The table is only read.
+    grids, predictions (of CONFIDENCES): by task, or why there is none; patches: source pixels under one
+    patch, where known. The table is only read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = Drawn()
@@ -61,10 +61,8 @@ def draw_stability(
         if isinstance(prediction, str):
             drawn.left_out.append(f"{names['risk-coverage']}: {prediction}")
             continue
-        chosen = [one for one in prediction.predictors if one.name in CONFIDENCES]
-        told = prediction.model_copy(update={"predictors": chosen})
         try:
-            drawn.files.append(draw_prediction(told, folder / names["risk-coverage"]))
+            drawn.files.append(draw_prediction(prediction, folder / names["risk-coverage"]))
         except UsageError as error:
             reason = str(error).replace("--plot needs", "needs")
             drawn.left_out.append(f"{names['risk-coverage']}: {reason}")

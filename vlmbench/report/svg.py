@@ -40,11 +40,12 @@ def _em(char: str) -> float:
         return _EM[char]
     if char.isascii():
         return 0.8 if char.isupper() else 0.64
-    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+    kind = unicodedata.category(char)
+    if kind in ("Mn", "Me", "Cf"):
         return 0.0
     if ord(char) >= 0x1F000:
         return 1.4
-    return 1.05 if unicodedata.east_asian_width(char) in "WF" else 0.85
+    return {"Ll": 1.0, "Lo": 1.05 if unicodedata.east_asian_width(char) in "WF" else 0.9}.get(kind, 1.1)
 
 
 def wrap(text: str, size: float, width: float, most: int = 40, bold: bool = False) -> list[str]:

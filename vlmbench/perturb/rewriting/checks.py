@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vlmbench.perturb.rewriting.languages import LATIN, is_in, words
+from vlmbench.perturb.rewriting.languages import LATIN, is_in, is_sign, words
 from vlmbench.perturb.rewriting.negation import negations
 from vlmbench.perturb.rewriting.numbers import digit_numbers, words_agree
 from vlmbench.perturb.text.wording import QUOTED, quoted_strings
@@ -22,6 +22,9 @@ MOST = 3
 _PLACEHOLDER = re.compile(r"<[^<>\n]+>|\{[^{}\n]*\}|\[[^\[\]\n]*\]")
 _OTHER_QUOTES = re.compile(r"「([^」\n]+)」|『([^』\n]+)』")
 _WORD = re.compile(r"[^\W_]+(?:[-&][^\W_]+)*")
+_NO_NAME = re.compile(r"I|[A-Z]-[a-z]+")  # T-shirt
+_NO_TEXT = re.compile(r"yes|no|none|[a-z]", re.IGNORECASE)
+"""Options that are found in questions as ordinary words (a, no)."""
 _NEW_SENTENCE = re.compile(r"(?:^|[.?!:\n]|[\"“«„(])\s*$")
 
 
@@ -53,7 +56,8 @@ def not_identical(pair: Pair) -> bool:
 
 
 def not_too_long(pair: Pair) -> bool:
-    return len(pair.rewrite) <= MOST * len(pair.source)
+    """In letters; a sign of Chinese or Japanese says as much as three."""
+    return _length(pair.rewrite) <= MOST * _length(pair.source)
 
 
 def numbers_kept(pair: Pair) -> bool:
@@ -135,7 +139,7 @@ def names(text: str, language: str) -> tuple[str, ...]:
     inside = (
         word
         for word, at in found
-        if word[0].isupper() and word != "I" and not _NEW_SENTENCE.search(text[:at])
+        if word[0].isupper() and not _NO_NAME.fullmatch(word) and not _NEW_SENTENCE.search(text[:at])
     )
     return tuple(dict.fromkeys(inside))
 
@@ -145,7 +149,9 @@ def protected(pair: Pair) -> tuple[str, ...]:
     options = (
         text
         for text in pair.options
-        if text.strip() and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", pair.source)
+        if text.strip()
+        and not _is_common(text)
+        and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", pair.source)
     )
     return tuple(Counter([*_PLACEHOLDER.findall(pair.source), *options]))
 
@@ -155,6 +161,14 @@ def keep(pair: Pair) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys([*quoted_strings(pair.source), *protected(pair), *names(pair.source, pair.language)])
     )
+
+
+def _is_common(option: str) -> bool:
+    return bool(_NO_TEXT.fullmatch(option)) and not (len(option) == 1 and option.isupper())
+
+
+def _length(text: str) -> int:
+    return sum(3 if is_sign(c) else 1 for c in text)
 
 
 def _plain(text: str) -> str:

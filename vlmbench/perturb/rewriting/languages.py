@@ -91,6 +91,11 @@ def words(text: str) -> list[str]:
     return "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in composed).split()
 
 
+def is_sign(character: str) -> bool:
+    """Whether this is a sign of Chinese or Japanese, which are written without spaces."""
+    return bool(_SCRIPTS["ja"].match(character))
+
+
 def is_in(text: str, language: str, allowed: frozenset[str] = frozenset()) -> bool:
     """Whether `text` is in `language`, as far as letters and function words tell.
 
