@@ -1,4 +1,4 @@
-"""Forecast flips and drift: figures against definitions, and the pass against the records it stands beside."""
+"""Forecast flips and drift: figures against definitions, and the pass against the records beside it."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _before(run: Run, layer: int) -> Any:
 
 @contextmanager
 def stopped_before(model: Any, layer: int) -> Iterator[None]:
-    """For the duration: a pass raises `Enough` in front of a layer, behind the hooks that are on it already."""
+    """For the duration: a pass raises `Enough` in front of a layer, behind the hooks that are on it."""
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise Enough

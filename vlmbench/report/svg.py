@@ -20,7 +20,7 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U001
 _BIDI = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Overrides of the order of letters: a text must not turn itself around."""
 
-_WIDTHS = {"ijlI|'": 0.35, "!.,:;·": 0.41, '`ft()[]{}/\\-r" ': 0.51, "mwMW@%&+=<>~#^": 1.0, "…\ufffd": 1.1}
+_WIDTHS = {"ijlI|'": 0.35, "!.,:;·": 0.41, '`ft()[]/\\-r" ': 0.51, "mwMW@%&+=<>~#^": 1.0, "…\ufffd": 1.1}
 _EM = {char: em for chars, em in _WIDTHS.items() for char in chars}
 _BOLD = 1.14
 
