@@ -140,6 +140,25 @@ def test_cdpruner_reads_the_question_with_a_clip_of_its_own(
     assert record.kept_hash == kept_input(encoded.features[0], kept).kept_hash
 
 
+def test_a_tower_that_no_checkpoint_fits_refuses_its_row_and_no_other(
+    tiny_model: Tiny, boxed: Path, tmp_path: Path
+) -> None:
+    """Without a checkpoint, and with one of another width, the other methods are still answered."""
+    from test_clip_text import save_clip
+
+    wrong = save_clip(tmp_path / "clip", 96)
+    methods = f"none,cdpruner@0.5,cdpruner@0.5(clip={wrong}),zoo@0.5"
+    found = run(tiny_model("llava"), boxed, tmp_path / "run", families="noise", prune=methods)
+    for name, says in (
+        ("cdpruner(ratio=0.5)", "this model lacks CLIP's text tower"),
+        (f"cdpruner(clip={wrong},ratio=0.5)", "is 96 wide and the model's vision tower"),
+    ):
+        record = found["own", "i0", name]
+        assert record.state is State.NOT_APPLICABLE
+        assert says in record.detail
+    assert found["own", "i0", "zoo(ratio=0.5)"].state.counts
+
+
 def test_best_of_n_is_the_best_draw_of_each_item(tiny_model: Tiny, boxed: Path, tmp_path: Path) -> None:
     """Told from the draws of `random`, never answered itself; in `perturb` it has no meaning."""
     options = RunOptions(str(tiny_model("llava")), str(boxed), out=tmp_path / "run", batch_size=4)

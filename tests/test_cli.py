@@ -77,6 +77,8 @@ def words(text: str) -> list[str]:
         ("perturb --seed x", ": got 'x'\n"),
         ("perturb --repeats 4", "'--repeats': Input should be less than or equal to 3: got '4'\n"),
         ("prune --timing-repeats -3", "Input should be greater than or equal to 0: got '-3'\n"),
+        ("prune --published --json", "--published prints beside the table: leave out --json or --published"),
+        ("prune --method zoo,all@0.9", "all@0.9: all takes no parameters: give its budget as --ratio"),
         ("list modles", "vlmbench: unknown list 'modles': did you mean 'models'?\n"),
         ("list qqq", "unknown list 'qqq'; known: models, perturbations, pruners, scorers, tasks\n"),
         ("list scorers --model demo", "--model goes with `list pruners` only: got `list scorers`"),

@@ -13,7 +13,7 @@ from tiny.text import make_tokenizer
 from transformers import CLIPConfig, CLIPModel
 
 from vlmbench.errors import NotApplicableError, UsageError
-from vlmbench.models.clip_text import ClipText, clip_relevance, load_clip
+from vlmbench.models.clip_text import ClipText, check_tower, clip_relevance, load_clip
 
 WIDTH, LENGTH = 24, 16
 SHORT = "What colour is the car?"
@@ -56,10 +56,9 @@ def clip(folder: Path) -> ClipText:
     return load_clip(str(folder))
 
 
-def vlm(kind: str = "clip_vision_model", width: int = WIDTH) -> Any:
-    return SimpleNamespace(
-        config=SimpleNamespace(vision_config=SimpleNamespace(model_type=kind, hidden_size=width))
-    )
+def vlm(kind: str = "clip_vision_model", width: int = WIDTH, **more: int) -> Any:
+    vision = SimpleNamespace(model_type=kind, hidden_size=width, **more)
+    return SimpleNamespace(config=SimpleNamespace(vision_config=vision))
 
 
 def test_a_class_token_gets_clips_own_similarity(folder: Path, clip: ClipText) -> None:
@@ -107,6 +106,21 @@ def test_another_tower_is_refused(clip: ClipText) -> None:
         clip_relevance(vlm(width=32), clip, hidden, SHORT)
     with pytest.raises(NotApplicableError, match="this model's is unknown"):
         clip_relevance(SimpleNamespace(config=SimpleNamespace()), clip, hidden, SHORT)
+
+
+def test_without_a_checkpoint_the_one_that_fits_is_named() -> None:
+    """First what is lacking; never one whose width cannot match, nor any where the tower is no CLIP."""
+    for model, says in (
+        (vlm(width=1024, patch_size=14, image_size=336), "clip=openai/clip-vit-large-patch14-336"),
+        (vlm(width=768, patch_size=32, image_size=224), "clip=openai/clip-vit-base-patch32"),
+        (vlm(width=128), "no published CLIP is known for a vision tower 128 wide"),
+        (vlm("siglip_vision_model"), "vision tower of CLIP, this model's is siglip_vision_model"),
+    ):
+        with pytest.raises(NotApplicableError, match=says) as error:
+            check_tower(model)
+        assert str(error.value).endswith("use cdpruner-llm")
+        assert "openai" in says or "openai" not in str(error.value)
+    check_tower(vlm(width=128), "my/clip")
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:

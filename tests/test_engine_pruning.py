@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import run, write_task
+from runs import run, write_rows, write_task
 from torch import Tensor
 
 from vlmbench.conditions import Condition
@@ -79,6 +80,7 @@ def test_the_table_holds_methods_controls_and_what_they_cost(whole: Any) -> None
     assert fastv.tokens is not None
     assert fastv.tokens.entered == n.before
     assert fastv.tokens.average == pytest.approx(0.5 * n.before, abs=0.5)
+    assert fastv.tokens.last == fastv.tokens.layers[-1] < fastv.tokens.average
     assert cells["blind"].tokens is not None
     assert cells["blind"].tokens.entered == 0
     assert zoo.cost["prefill_macs"] < fastv.cost["prefill_macs"] < clean.cost["prefill_macs"]  # type: ignore[operator]
@@ -195,9 +197,49 @@ def test_plan_puts_methods_behind_one_another_on_the_same_pictures() -> None:
 def test_other_images_are_of_another_cluster_and_do_not_depend_on_the_shard() -> None:
     items = [item(f"{i}-{j}", str(i)) for i in range(4) for j in range(3)]
     others = other_images(items, items, 0)
-    assert all(others[x.id][0].key != x.cluster for x in items)
+    donors = {x.id: [source.key for (source,) in others[x.id]] for x in items}
+    assert all(
+        sorted(donors[x.id]) == sorted(y.cluster for y in items if y.cluster != x.cluster) for x in items
+    )
     assert other_images(items[3:5], items, 0) == {x.id: others[x.id] for x in items[3:5]}
     assert other_images(items[:3], items[:3], 0) == {}
+
+
+def test_one_broken_item_is_broken_in_every_row_and_costs_no_other(tiny_model: Tiny, tmp_path: Path) -> None:
+    """An unreadable picture or a wrong box: ERROR under every condition, another donor for the others, and a
+    box off the picture is told to the one method that needs it."""
+    write_task(tmp_path, images=5, per_image=1)
+    good = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    boxes = ([0, 0, 20, 20], None, None, [30, 0, 20, 20], [500, 0, 600, 40])
+    for broken in ([0, 1], [0, 1, 2]):
+        rows = [row | {"box": box} for row, box in zip(good, boxes, strict=True)]
+        task = write_rows(tmp_path, rows)
+        for i in broken:
+            (tmp_path / "images" / f"{i}.png").write_bytes(b"no picture")
+        out = tmp_path / f"run{len(broken)}"
+        result = pruned_run(tiny_model("llava"), task, out, methods="random,oracle", ratios="0.5")
+        assert result.table.status == "partial"
+        records = read_records(out)
+        conditions = {condition for _, _, condition in records}
+        assert "swapped" in conditions
+        bad = {f"{i}-0" for i in broken} | {"3-0"}
+        for (_, item, condition), record in records.items():
+            assert (record.state is State.ERROR) == (item in bad), (item, condition)
+        left = [records["own", f"{i}-0", "swapped"] for i in range(5) if f"{i}-0" not in bad]
+        if len(left) == 2:  # the only donors of one another: what is broken is passed over
+            whole = [records["own", f"{i}-0", "clean"].pixels_hash for i in (4, 2)]
+            assert [record.pixels_hash for record in left] == whole
+        else:
+            (only,) = left
+            assert only.state is State.NOT_APPLICABLE
+            assert only.detail.startswith("no other item's image can be read: ")
+        off = records["own", "4-0", "oracle(ratio=0.5)"]
+        assert off.state is State.NOT_APPLICABLE
+        assert off.detail == ("the box 500, 0, 600, 40 lies outside of the picture, which is 88 x 48 pixels")
+        assert any(
+            "failed: 'box' must be" in note and "30, 0, 20, 20" in note and "3-0" in note
+            for note in result.table.notes
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +310,25 @@ def test_a_method_that_the_model_cannot_serve_is_a_usage_error_if_it_is_the_only
     cells = {cell.condition: cell for cell in table.cells}
     assert cells["fastv(K=1,ratio=0.5)"].states == {State.NOT_APPLICABLE: 6}
     assert cells["zoo(ratio=0.5)"].n == 6
+
+
+def test_all_stands_in_a_list_beside_others() -> None:
+    """What is named twice runs once; a checkpoint for cdpruner replaces the one that can never run."""
+
+    def ids(methods: str) -> list[str]:
+        chosen = variations(PruneOptions(methods=methods, ratios="0.9"))
+        return [v.condition.id for v in chosen if v.axis == "prune"]
+
+    field = ids("all")
+    clips = ["cdpruner(clip=a/b,ratio=0.9)", "cdpruner(cen=true,clip=a/b,ratio=0.9)"]
+    assert "cdpruner(ratio=0.9)" in field
+    assert ids("all,zoo,zoo(m=8)") == [*field, "zoo(m=8,ratio=0.9)"]
+    without = [name for name in field if name != "cdpruner(ratio=0.9)"]
+    assert (
+        ids("cdpruner(clip=a/b),all")
+        == ids("all,cdpruner(cen=true,clip=a/b),cdpruner(clip=a/b)")[: len(without)] + clips
+    )
+    assert ids("cdpruner(clip=a/b)") == clips[:1]
 
 
 def test_a_spec_keeps_its_own_budget_and_positions() -> None:

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_table import small_table
@@ -16,14 +17,15 @@ from test_table import small_table
 from vlmbench.conditions import CLEAN, Condition, Part, label_for
 from vlmbench.items import Item
 from vlmbench.metrics.churn import churn_groups
-from vlmbench.metrics.estimate import wilson
+from vlmbench.metrics.estimate import paired_difference, wilson
 from vlmbench.metrics.retention import area_under_retention, keep_at, smallest_detectable_difference
 from vlmbench.metrics.tabulate import Tabulated, TaskResult, Variation, tabulate
 from vlmbench.report.churn import churn_sections
 from vlmbench.report.figures import Section, resolution, short_label
+from vlmbench.report.figures import detectable as detectable_size
 from vlmbench.report.pruning import detectable_lines, pruning_sections
 from vlmbench.report.view import sections
-from vlmbench.schema import Cell, Estimate, Record, State, Summary, Table
+from vlmbench.schema import Cell, Estimate, Record, Speed, State, Summary, Table
 
 COUNTING = {State.PARSED, State.UNPARSED, State.REFUSED, State.EMPTY}
 BUDGETS = ("0.5", "0.9")
@@ -107,6 +109,7 @@ def made_up(seed: int, n: int = 24) -> TaskResult:
             )
     block = small_table().tasks[0]
     block = block.model_copy(update={"items": [i.id for i in items], "digests": [], "answers": []})
+    block = block.model_copy(update={"clusters": [i.cluster for i in items]})
     return TaskResult(block, items, variations, records)
 
 
@@ -362,6 +365,7 @@ def test_sections_say_what_the_table_holds() -> None:
     ]
     assert churn.columns[-3:] == ("frozen", "due to churn", "full")
     assert [line.split(":")[0] for line in needs.below] == ["need", "yes"]
+    assert [line.split(":")[0] for line in sweep.below] == ["area", "tokens"]
     assert [line.split(":")[0] for line in (*lost.below, *churn.below)] == [
         "evidence",
         "lost",
@@ -369,6 +373,11 @@ def test_sections_say_what_the_table_holds() -> None:
     ]
     crossing = titled(found, "stability of each model")
     assert [row[0] for row in crossing.rows] == ["full model", "zoo@0.9"]
+    assert [line.split(" below")[0].split(":")[0] for line in crossing.below] == [
+        "at n = 48, differences",
+        "loyal",
+        "image flips",
+    ]
 
 
 def test_short_labels() -> None:
@@ -377,18 +386,81 @@ def test_short_labels() -> None:
 
 
 def test_what_cannot_be_shown() -> None:
-    """2.8 standard errors of a figure, and for two figures as if they were independent."""
+    """(t_.975 + t_.8) standard errors of a figure, and for two figures as if they were independent."""
+    t = [scipy.stats.t.ppf([0.975, 0.8], df).sum() for df in (2, 8)]
     figures = [
         Estimate(value=0.5, se=0.01, n=9),
         None,
         Estimate(value=0.5, n=9),
         Estimate(value=1, se=0.02, n=9),
     ]
-    (line,) = resolution("shares", figures)
-    assert line.startswith("shares below 2.8 to 5.6 points")
-    (line,) = resolution("differences", figures[:1], sides=2)
-    assert line.startswith("differences below 4.0 points")
-    assert resolution("shares", [None]) == ()
+    for clusters, times in ((3, t[0]), (9, t[1]), (1000, t[1])):  # nine items lie on nine images at most
+        (line,) = resolution("shares", figures, clusters)
+        assert line.startswith(f"shares below {times:.1f} to {2 * times:.1f} points cannot")
+        (line,) = resolution("differences", figures[:1], clusters, sides=2)
+        assert line.startswith(f"differences below {2**0.5 * times:.1f} points cannot")
+    wide = Estimate(value=0.5, se=0.2, n=9)  # (4.30 + 1.06) .2 > 1
+    (line,) = resolution("shares", [wide, figures[0]], 3)
+    assert line.endswith("; in 1 of 2 figures none can with 3 images")
+    (line,) = resolution("shares", [wide], 3)
+    assert line == "shares: no difference can be shown with 3 images (80 % power, two-sided 5 %)"
+    assert resolution("shares", [None], 9) == ()
+    (line,) = resolution("shares", [None, Estimate(value=0, se=1e-17, n=9)], 9)
+    assert line == "shares: what cannot be shown is not known, for none of them varies"
+
+
+def test_what_cannot_be_shown_is_no_less_than_half_the_interval() -> None:
+    """Two images: a figure of value 0 whose interval is +-8.9 points."""
+    figure = paired_difference([1, 0, 0, 1], [4] * 4, [0, 1, 0, 1], [4] * 4, [0, 0, 1, 1])
+    assert figure.high is not None
+    size = detectable_size(figure, 2)
+    assert size is not None
+    assert size > figure.high - (figure.value or 0.0)
+    partly = Estimate(value=0.98, se=0.01, low=0.68, high=1.28, n=9)  # one budget of two shows no variance
+    size = detectable_size(partly, 9)
+    assert size is not None
+    assert size > 0.3
+
+
+def test_speed_ups_that_are_not_told_from_1() -> None:
+    """A median 1.2 in [1.0, 1.5] would have to be above 1.2 at this spread; clean has no line of its own."""
+    base = small_table()
+
+    def cell(condition: str, low: float | None) -> Cell:
+        figure = Estimate(value=1.2, low=low, high=1.5, n=7)
+        none = Estimate(value=None)
+        speed = Speed(
+            batch=1, new_tokens=8, repeats=7, mode="ops", bound="launch", visual_tokens=9, encode_ms=1,
+            method_ms=1, prefill_ms=1, ttft_ms=none, total_ms=none, prefill_speedup=none,
+            ttft_speedup=figure, total_speedup=none,
+        )  # fmt: skip
+        update = {"condition": condition, "axis": "prune", "family": condition, "speed": [speed]}
+        return base.cells[0].model_copy(update=update)
+
+    for lows, says in (((1.0, 1.1), "up to 1.10 to 1.20 are"), ((1.0, 1.0), "up to 1.20 are")):
+        cells = [cell("a", lows[0]), cell("b", lows[1]), cell("clean", 0.1)]
+        table = base.model_copy(update={"cells": cells})
+        (line,) = titled(pruning_sections(table, table.tasks[0]), "speed").below
+        assert says in line
+
+
+def test_a_dash_under_blind_has_its_note() -> None:
+    table = as_table(tabulate(made_up(1, n=60)))
+    dash = Estimate(value=None, n=9)
+    gain = Estimate(value=0.1, low=-0.1, high=0.3, n=9)
+
+    def lines(above: Estimate) -> tuple[str, ...]:
+        cells = [
+            c.model_copy(
+                update={"metrics": {**c.metrics, "image_gain": gain, "retention_above_blind": above}}
+            )
+            for c in table.cells
+        ]
+        changed = table.model_copy(update={"cells": cells})
+        return titled(pruning_sections(changed, table.tasks[0]), ": pruning").lines
+
+    assert any(line.startswith("-blind: no value") for line in lines(dash))
+    assert not any(line.startswith("-blind") for line in lines(gain))
 
 
 def test_churn_without_a_frozen_mask_is_overlap_and_flips() -> None:
@@ -399,6 +471,11 @@ def test_churn_without_a_frozen_mask_is_overlap_and_flips() -> None:
     (section,) = churn_sections(table.model_copy(update={"summaries": [summary]}), table.tasks[0])
     assert section.columns == ("pruner", "family", "overlap %", "flips %")
     assert section.rows == (("zoo@0.9", "shift", "50.0 [40.0, 60.0]", "50.0 [40.0, 60.0]"),)
+    nothing = [
+        summary.model_copy(update={"group": {**group, "churn": name}})
+        for name in ("identity", "blind", "swapped")
+    ]
+    assert not [*churn_sections(table.model_copy(update={"summaries": nothing}), table.tasks[0])]
 
 
 def test_the_smallest_difference_is_one_line() -> None:
@@ -407,7 +484,11 @@ def test_the_smallest_difference_is_one_line() -> None:
 
     (line,) = detectable_lines([cell(0.012, 3000), cell(0.026, 2990), cell(None, 5)])
     assert line.startswith("at n = 2,990 to 3,000, differences below 1.2 to 2.6 points from the full model")
-    assert detectable_lines([cell(None, 5)]) == ()
+    assert detectable_lines([{}, cell(None, 0)]) == ()
+    (line,) = detectable_lines([cell(None, 5)])
+    assert line.startswith("at n = 5 the smallest difference")
+    (line,) = detectable_lines([cell(None, 5)], clusters=2)
+    assert line.startswith("at n = 5 on 2 images the smallest difference that can be told apart is not known")
 
 
 def test_tables_of_before_are_read_and_printed() -> None:

@@ -12,6 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlmbench.distributions import fair_coins, t_quantile
 from vlmbench.metrics.bootstrap import (
     bootstrap_sums,
     cluster_bootstrap,
@@ -20,7 +21,6 @@ from vlmbench.metrics.bootstrap import (
     multinomial_weights,
     paired_bootstrap,
 )
-from vlmbench.metrics.distributions import fair_coins, t_quantile
 from vlmbench.metrics.estimate import Ratio, paired_difference, ratio_estimate, wilson
 
 seeds = st.integers(0, 2**32 - 1)

@@ -139,12 +139,29 @@ def test_the_smallest_share_is_named() -> None:
     )
     with pytest.raises(NotApplicableError, match=r"9\.38 % \(ratio below 0\.9062\) or use divprune"):
         SparseVLM(ratio=0.944).schedule(576, 32)
-    with pytest.raises(NotApplicableError, match=r"dart\(K=5\) .*ratio below 0\.375\) or use a smaller K"):
+    with pytest.raises(NotApplicableError, match=r"dart\(K=5\) .*ratio below 0\.375\) or use divprune"):
         Dart(ratio=0.9, K=5).schedule(1000, 8)
     with pytest.raises(NotApplicableError, match=r"before 3 layers .* at least 4: this one has 3"):
         PyramidDrop().schedule(9, 3)
     with pytest.raises(NotApplicableError, match="more than 2 layers: this one has 2"):
         Dart().schedule(9, 2)
+
+
+@given(st.integers(1, 300), st.floats(0, 0.99), st.integers(1, 40), st.integers(1, 45))
+def test_a_smaller_k_is_named_only_where_it_works(n: int, ratio: float, layers: int, layer: int) -> None:
+    """The largest that reaches the budget, found by trying all."""
+
+    def reaches(other: int) -> bool:
+        try:
+            FastV(ratio=ratio, K=other).schedule(n, layers)
+        except NotApplicableError:
+            return False
+        return True
+
+    if not reaches(layer):
+        best = max(filter(reaches, range(1, layer)), default=0)
+        with pytest.raises(NotApplicableError, match=f"use K={best}$" if best else "use divprune$"):
+            FastV(ratio=ratio, K=layer).schedule(n, layers)
 
 
 @given(st.integers(1, 3000), st.floats(0, 0.99), st.integers(3, 80), st.integers(1, 5))

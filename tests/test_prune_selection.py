@@ -447,9 +447,9 @@ def test_fastv_names_the_smallest_share() -> None:
         FastV(ratio=0.9).schedule(1000, 8)
     assert str(error.value) == (
         "fastv(K=2) cannot keep 10 % of the tokens averaged over 8 layers: layers before the first cut"
-        " alone are 25 %; keep more than 25 % (ratio below 0.75) or use a smaller K"
+        " alone are 25 %; keep more than 25 % (ratio below 0.75) or use divprune"
     )
-    with pytest.raises(NotApplicableError, match="more than 2 layers"):
+    with pytest.raises(NotApplicableError, match=r"more than 2 layers: this one has 2; use K=1$"):
         FastV().schedule(10, 2)
     with pytest.raises(NotApplicableError, match="needs llm_attention"):
         FastV().select(context([(2, 2)], llm=None), 1)

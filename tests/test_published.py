@@ -67,7 +67,7 @@ def test_a_spoilt_file_is_told(change: dict[str, object], says: str) -> None:
 
 
 def own_run(model: str, task: str) -> Table:
-    """zoo and zoo(sampled) at 64 tokens, divprune at 128, fastv without an answer, clean."""
+    """zoo, its variants and cdpruner at 64 tokens, divprune at 128, fastv without an answer, clean."""
     base = small_table()
     figure = Estimate(value=0.8, low=0.7, high=0.9, n=9)
 
@@ -78,7 +78,7 @@ def own_run(model: str, task: str) -> Table:
                 "condition": family,
                 "axis": "prune",
                 "family": family,
-                "parts": {"prune": {"name": name}},
+                "parts": {"prune": {"name": name, "params": {"clip": "a/b" * (name == "cdpruner")}}},
                 "metrics": {} if accuracy is None else {"accuracy": accuracy},
                 "tokens": Tokens(before=576, entered=tokens, average=tokens, last=tokens),
             }
@@ -88,6 +88,8 @@ def own_run(model: str, task: str) -> Table:
         base.cells[0].model_copy(update={"task": task, "metrics": {"accuracy": figure}}),
         cell("zoo", "zoo", 64.2),
         cell("zoo", "zoo(estimator=sampled)", 64, Estimate(value=0.5)),
+        cell("zoo", "zoo(cen=true)", 64),
+        cell("cdpruner", "cdpruner(clip=a/b)", 64),
         cell("divprune", "divprune", 128),
         cell("fastv", "fastv", 64, None),
     ]
@@ -108,9 +110,8 @@ def test_own_figures_stand_beside_those_of_the_same_method_and_tokens(published:
     assert sets.rows == (
         ("visionzip", "64", "77.1", "-", "-"),
         ("divprune", "64", "85.6", "-", "-"),  # ran at 128
-        ("zoo", "64", "85.7", "zoo", "80.0 [70.0, 90.0]"),
-        ("", "", "", "zoo(sampled)", "50.0"),
-        ("cdpruner", "64", "87.0", "-", "-"),
+        ("zoo", "64", "85.7", "zoo", "80.0 [70.0, 90.0]"),  # and no variant of it
+        ("cdpruner", "64", "87.0", "cdpruner(clip=a/b)", "80.0 [70.0, 90.0]"),
     )
     assert tables["full-model"].rows == (("full", "576", "85.9", "full model", "80.0 [70.0, 90.0]"),)
     assert tables["fastv-pope-other"].rows == (("fastv", "64", "59.6", "-", "-"),)

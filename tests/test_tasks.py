@@ -128,6 +128,18 @@ def test_broken_items_do_not_stop_the_load(tmp_path: Path) -> None:
     rows = [ROWS[0] | {"question": "  "}, ROWS[0] | {"image": None}, ROWS[0] | {"image": "gone.png"}, ROWS[0]]
     items = items_of(write(tmp_path, rows))
     assert [item.meta.get("error") for item in items] == ["empty question", None, None, None]
+    wrong: list[Any] = [
+        [5, 0, 2, 2],
+        [0, 0, 0, 2],
+        [1, 2, 3],
+        ["a", 0, 2, 2],
+        "0 0 2 2",
+        [[0, 0, 2, 2], None],
+    ]
+    items = items_of(write(tmp_path, [ROWS[0] | {"box": box} for box in [*wrong, [0, 0, 2, 2]]]))
+    message = "'box' must be x0, y0, x1, y1 with x0 < x1 and y0 < y1: got "
+    told = [message + repr(box) for box in [*wrong[:-1], None]]
+    assert [item.meta.get("error") for item in items] == [*told, None]
     assert len(items[1].images) == len(items[2].images) == 1, "load() of these raises, for the record"
 
 
@@ -276,8 +288,6 @@ def test_wrong_task_files(tmp_path: Path, yaml: str, parts: list[str]) -> None:
         ([ROWS[0], ROWS[1] | {"answer": {"no": 1}}], ["line 2", "'answer' must be text", "{'no': 1}"]),
         ([ROWS[0], ROWS[1] | {"answer": [None]}], ["line 2", "'answer' must be text", "got None"]),
         ([ROWS[0] | {"options": "red"}], ["line 1", "'options' must be a list"]),
-        ([ROWS[0] | {"box": [1, 2, 3]}], ["line 1", "'box' must be x0, y0, x1, y1"]),
-        ([ROWS[0] | {"box": [5, 0, 2, 2]}], ["x0 < x1"]),
         ([ROWS[0] | {"phrasings": {"a": 3}}], ["line 1", "phrasing 'a' must be text"]),
         (
             [ROWS[0] | {"id": "a"}, ROWS[1] | {"id": "b"}, ROWS[2] | {"id": "a"}],

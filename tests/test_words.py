@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from runs import picture
 from tiny_models import FAMILIES
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -18,9 +19,11 @@ from transformers import PreTrainedTokenizerFast
 from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.before import Told
+from vlmbench.models.features import VisualInput
 from vlmbench.models.loading import load_model
 from vlmbench.models.words import behind_images, question_ids
 from vlmbench.prune.base import Context, Pruner
+from vlmbench.prune.mmtok import MMTok
 
 SHORT = Item("i", "What colour is the cat?", (), ("red",), "c", instruction="Answer with a single word.")
 ITEMS = (
@@ -71,6 +74,28 @@ def test_methods_read_the_tokens_of_the_question(family: str, tiny_model: Callab
         assert ctx.text is not None
         assert torch.equal(ctx.text, adapter.model.get_input_embeddings()(torch.tensor(wanted)))
         assert ctx.family == adapter.model.config.model_type
+
+
+@pytest.mark.parametrize(
+    ("family", "temperature"), [("qwen2_5_vl", 0.01), ("qwen2_vl", 0.02), ("llava", 0.02)]
+)
+def test_mmtok_takes_the_temperature_of_the_model_that_it_prunes(
+    family: str, temperature: float, tiny_model: Callable[[str], Path]
+) -> None:
+    adapter = Adapter(load_model(str(tiny_model(family)), device="cpu"))
+    question = "What colour is the cat on the left?"
+    row = adapter.prepare(adapter.render(question, 1), [picture(2, (336, 336))], 4)
+    whole = adapter.encode([row], MMTok().needs).features
+
+    def kept(temperature: float = 0) -> list[int]:
+        pruner = MMTok(ratio=0.8, text_temperature=temperature)
+        (visual,) = adapter.apply(pruner, [row], whole, [(0,)], told=[Told(question)]).served().visual
+        assert isinstance(visual, VisualInput)
+        return visual.keep.tolist()
+
+    own = {t: kept(t) for t in (0.01, 0.02)}
+    assert own[0.01] != own[0.02]
+    assert kept() == own[temperature]
 
 
 def sentencepiece() -> PreTrainedTokenizerFast:

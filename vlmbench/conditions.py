@@ -120,7 +120,9 @@ def parse_spec(text: str) -> tuple[str, dict[str, str]]:
     """`zoo@0.9(m=16)` -> (`zoo`, {ratio: `0.9`, m: `16`}). Values stay text until a registry types them."""
     match = _SPEC.match(text)
     if match is None:
-        raise UsageError(f"cannot read {text!r}: expected NAME, NAME@RATIO or NAME(key=value,..)")
+        raise UsageError(
+            f"cannot read {text!r}: expected NAME, NAME@RATIO, NAME(key=value,..) or NAME@RATIO(key=value,..)"
+        )
     given: dict[str, str] = {}
     if match["ratio"] is not None:
         given["ratio"] = match["ratio"]

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from vlmbench.cli import options as o
+from vlmbench.errors import UsageError
 
 Methods = Annotated[
     str | None,
     typer.Option(
         "--method",
         help="Methods to compare, each with its parameters: `zoo,divprune,zoo(estimator=sampled)`; "
-        "see `list pruners`. Controls are always beside them. [default: zoo, exact and sampled, divprune, "
-        "norm, visionzip, fastv]",
+        "see `list pruners`. `all` stands for every one; cdpruner needs a checkpoint: "
+        "`all,cdpruner(clip=..)`. Controls are always beside them. [default: zoo, exact and sampled, "
+        "divprune, norm, visionzip, fastv]",
         rich_help_panel=o.MODEL,
         show_default=False,
     ),
@@ -121,6 +123,8 @@ def prune(
     from vlmbench.experiments.prune import METHODS, PruneOptions, check_names, run
 
     given, run_options = o.begin(ctx, config)
+    if given["published"] and given["json"]:
+        raise UsageError("--published prints beside the table: leave out --json or --published")
     plan = PruneOptions(
         methods=METHODS if given["method"] is None else given["method"],
         ratios=given["ratio"],
@@ -144,7 +148,7 @@ def prune(
         written = write_pictures(result.folder, result.table, result.panels)
         print(f"{len(written)} pictures: {result.folder / 'pictures'}", file=sys.stderr)
     code = print_result(result, as_json=given["json"])
-    if given["published"] and result.ranks.main and not given["json"]:
+    if given["published"] and result.ranks.main:
         from vlmbench.prune.published import read_published
         from vlmbench.report.printing import print_sections
         from vlmbench.report.published import published_sections

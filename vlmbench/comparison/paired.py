@@ -6,7 +6,7 @@ from math import erfc, sqrt
 
 import numpy as np
 
-from vlmbench.metrics.distributions import fair_coins
+from vlmbench.distributions import fair_coins
 from vlmbench.metrics.estimate import Floats, Ints
 from vlmbench.metrics.significance import EXACT_BELOW, discordant, mcnemar, sign_flip
 

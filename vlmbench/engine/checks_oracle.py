@@ -29,7 +29,7 @@ def masked_answers(adapter: Adapter, pruned: Pruned, max_new_tokens: int) -> Ans
         inputs = _padded(adapter, pruned)
         valid = inputs["attention_mask"].bool()
         plan = schedule_of(adapter, pruned, inputs["input_ids"])
-        inputs["mm_encoder_outputs"] = {"image": for_requests(pruned.encoded, pruned.visual)}
+        inputs["mm_encoder_outputs"] = {"image": for_requests(pruned.encoded, pruned.encoded.features)}
         mask = LayerMask(adapter.model, plan, valid, pruned.pruner.positions == COMPACT)
         with mask.applied(), watching(adapter.model) as seen:
             answers = _generate(adapter, inputs, max_new_tokens)
@@ -139,8 +139,12 @@ def schedule_of(adapter: Adapter, pruned: Pruned, input_ids: Tensor) -> Schedule
         places = (input_ids[row] == adapter.image_token_id).nonzero()[:, 0].cpu()
         for image, seed in zip(whole.images, seeds, strict=True):
             left = places[image.start : image.stop]
-            if pruned.newline == "kept":
-                left = left[(image.grid[:, 1] >= 0).cpu()]
+            if pruned.newline != "counted":
+                real = (image.grid[:, 1] >= 0).cpu()
+                if pruned.newline == "dropped":
+                    for each in gone:
+                        each[row, left[~real]] = True
+                left = left[real]
             cuts = pruned.pruner.schedule(len(left), adapter.layers)
             position = left
             for cut, (at, weights) in zip(cuts, _said(pruned, seed), strict=True):

@@ -75,6 +75,8 @@ def _declared(run: Pruned, image: ImageTokens) -> tuple[int, int]:
     """The fewest and the most tokens of an image that may stay."""
     n, real = image.stop - image.start, int((image.grid[:, 1] >= 0).sum())
     pruner = run.pruner
+    if pruner.stage == "llm":  # before which only newlines can go
+        return (real, real) if run.newline == "dropped" else (n, n)
     if not pruner.budgeted or run.newline == "counted":
         most = int(pruner.budget(n))
     else:
@@ -83,17 +85,18 @@ def _declared(run: Pruned, image: ImageTokens) -> tuple[int, int]:
 
 
 def _per_layer(adapter: Adapter, run: Pruned, whole: ImageFeatures) -> tuple[int, ...]:
-    """Visual tokens that enter each layer, from the schedule of each image."""
+    """Visual tokens that enter each layer, from the schedule of each image; newlines that stay beside it
+    enter all of them."""
     layers = [0] * adapter.layers
     for image in whole.images:
         n = image.stop - image.start
-        if run.newline == "kept":
-            n = int((image.grid[:, 1] >= 0).sum())
-        left = n
-        cuts = {cut.layer: cut.keep for cut in run.pruner.schedule(n, adapter.layers)}
+        real = int((image.grid[:, 1] >= 0).sum())
+        left = n if run.newline == "counted" else real
+        beside = n - real if run.newline == "kept" else 0
+        cuts = {cut.layer: cut.keep for cut in run.pruner.schedule(left, adapter.layers)}
         for layer in range(adapter.layers):
             left = cuts.get(layer, left)
-            layers[layer] += left
+            layers[layer] += left + beside
     return tuple(layers)
 
 

@@ -60,7 +60,7 @@ def frozen_inside(
         # a seed is all that a method is told of whose image it sees
         seeds.append(tuple(range(len(said), len(said) + len(own))))
         said |= dict(zip(seeds[-1], own, strict=True))
-    visual = tuple(None if row in refused else part for row, part in enumerate(whole))
+    visual = tuple(None if row in refused else inside.enters(part) for row, part in enumerate(whole))
     return Applied(visual, pruner.positions, Inside(replay(pruner, said), seeds, newline), refused)
 
 

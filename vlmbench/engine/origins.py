@@ -132,11 +132,12 @@ def _read(sight: Sight, pruner: Pruner, origins: Sequence[Prepared], shown: Show
     taken = applied.take(filled)
     log = sight.adapter.read([origins[i].row for i in filled], shown.encoded, taken)
     assert taken.inside is not None
+    whole = shown.features(origins)
     for row, i in enumerate(going):
-        features = applied.visual[i]
-        if isinstance(features, ImageFeatures):
-            kept = taken.inside.kept(log, row, features)
-            found[i] = replace(_before(origins[i], features, kept), said=tuple(log.said[row]))
+        part = applied.visual[i]
+        if part is not None:
+            kept = taken.inside.kept(log, row, part)
+            found[i] = replace(_before(origins[i], whole[i], kept), said=tuple(log.said[row]))
     return found
 
 

@@ -24,10 +24,14 @@ from vlmbench.seeds import seed_for
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vlmbench.items import Item
+    from vlmbench.items import ImageSource, Item
     from vlmbench.models.geometry import NativeResolution
     from vlmbench.perturb.transforms import Transform
     from vlmbench.registry import Registry
+
+
+_KNOWN = 65536
+"""Images of which it is remembered whether they can be read."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,27 @@ class Pictures:
         self._sees = sees
         self._sources: OrderedDict[str, Image.Image] = OrderedDict()
         self._pixels: OrderedDict[str, Pixels] = OrderedDict()
+        self._failures: OrderedDict[str, str] = OrderedDict()
+        """Why an image cannot be read, by its key; empty for one that can."""
         self._most = max(8, rows)
+
+    def with_donor(self, request: Request) -> Request:
+        """The request with the images of the first donor that can be read; as it is where it shows its own.
+
+        Raises ItemError where the item's own images cannot be read, for then no condition answers it, and
+        NotApplicableError where those of no donor can.
+        """
+        if request.donors is None:
+            return request
+        own = self._failure(request.item.images)
+        if own:
+            raise ItemError(own)
+        last = ""
+        for images in request.donors:
+            last = self._failure(images)
+            if not last:
+                return replace(request, images=images)
+        raise NotApplicableError(f"no other item's image can be read: {last}")
 
     def shown(self, request: Request) -> tuple[Item, Pixels]:
         """The item and its pictures, perturbed. Raises ItemError, and NotApplicableError where nothing
@@ -171,9 +195,29 @@ class Pictures:
         return replace(perturb, dx=patches * step, patches=0)
 
     def _source(self, source: Any) -> Image.Image:
+        """Raises ItemError."""
         if source.key not in self._sources:
-            remember(self._sources, source.key, to_rgb(source.load()), 4)
+            try:
+                image = to_rgb(source.load())
+            except ItemError as error:
+                remember(self._failures, source.key, str(error), _KNOWN)
+                raise
+            remember(self._failures, source.key, "", _KNOWN)
+            remember(self._sources, source.key, image, 4)
         return self._sources[source.key]
+
+    def _failure(self, sources: Sequence[ImageSource]) -> str:
+        """Why one of the images cannot be read; empty where all can. Known ones are not read again."""
+        for source in sources:
+            reason = self._failures.get(source.key)
+            if reason is None:
+                try:
+                    self._source(source)
+                except ItemError as error:
+                    reason = str(error)
+            if reason:
+                return reason
+        return ""
 
 
 def is_identity(part: Part, registry: Registry) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -23,6 +23,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Donors:
+    """Whose images may be shown in place of an item's own, in the order in which they are tried: those of
+    items of another cluster in `pool` with as many images, from the one at `start` on."""
+
+    item: Item
+    pool: Sequence[Item] = field(repr=False)
+    start: int
+
+    def __iter__(self) -> Iterator[tuple[ImageSource, ...]]:
+        count = len(self.item.images)
+        for step in range(len(self.pool) if count else 0):
+            other = self.pool[(self.start + step) % len(self.pool)]
+            alike = len(other.images) == count and not other.meta.get("error")
+            if alike and other.cluster != self.item.cluster:
+                yield other.images
+
+
+@dataclass(frozen=True)
 class Request:
     """An item under a condition."""
 
@@ -31,6 +49,8 @@ class Request:
     condition: Condition
     images: tuple[ImageSource, ...] | None = None
     """Shown in place of the item's own; only the blind control `swapped` sets it."""
+    donors: Donors | None = None
+    """Where `images` come from; the next of them are shown where those cannot be read."""
 
     @property
     def sources(self) -> tuple[ImageSource, ...]:
@@ -81,12 +101,12 @@ def in_order(
     task: str,
     items: Sequence[Item],
     conditions: Sequence[Condition],
-    others: Mapping[str, tuple[ImageSource, ...]] | None = None,
+    others: Mapping[str, Donors] | None = None,
 ) -> Iterator[list[Request]]:
     """Requests image by image, and within an image variant by variant: each pixel variant is met once.
 
     What differs in the pruner alone comes as one list, the unpruned request first if there is one.
-    others: what `swapped` shows in place of an item's own images, by item.
+    others: whose images `swapped` shows in place of an item's own, by item.
     """
     by_images: dict[tuple[str, ...], list[Item]] = {}
     for item in items:
@@ -103,9 +123,13 @@ def in_order(
             for item in same_images:
                 for same_input in same_pixels.values():
                     yield [
-                        Request(task, item, condition, others.get(item.id) if condition in swaps else None)
+                        _request(task, item, condition, others.get(item.id) if condition in swaps else None)
                         for condition in same_input
                     ]
+
+
+def _request(task: str, item: Item, condition: Condition, donors: Donors | None) -> Request:
+    return Request(task, item, condition, next(iter(donors)) if donors else None, donors)
 
 
 def pictures_of(requests: Sequence[Request], with_origins: bool) -> int:
@@ -155,23 +179,13 @@ def prune_seeds(request: Request, seed: int) -> tuple[int, ...]:
     return tuple(seed_for(seed, source.key, *draw) for source in request.sources)
 
 
-def other_images(
-    items: Sequence[Item], pool: Sequence[Item], seed: int
-) -> dict[str, tuple[ImageSource, ...]]:
-    """For each item the images of an item of another cluster in `pool`, with as many images.
+def other_images(items: Sequence[Item], pool: Sequence[Item], seed: int) -> dict[str, Donors]:
+    """For each item those of another cluster in `pool`, with as many images; not of items without any.
 
     The pool belongs to the task: neither --limit nor the number of processes changes the draw.
     """
-    found: dict[str, tuple[ImageSource, ...]] = {}
-    for item in items:
-        start = seed_for(seed, item.id, "swapped")
-        for step in range(len(pool)):
-            other = pool[(start + step) % len(pool)]
-            alike = len(other.images) == len(item.images) > 0 and not other.meta.get("error")
-            if alike and other.cluster != item.cluster:
-                found[item.id] = other.images
-                break
-    return found
+    found = {item.id: Donors(item, pool, seed_for(seed, item.id, "swapped")) for item in items}
+    return {name: donors for name, donors in found.items() if next(iter(donors), None) is not None}
 
 
 def cut(requests: Sequence[Request], rows: int, prefix: str, first: int = 0) -> list[Batch]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,14 @@ def settled_by(request: Request, reason: NotApplicableError | ItemError) -> Sett
     return Settled(State.ERROR, str(reason))
 
 
+def given_donor(pictures: Pictures, request: Request) -> Request | Settled:
+    """The request with the other item's images that it shows, where it does."""
+    try:
+        return pictures.with_donor(request)
+    except (NotApplicableError, ItemError) as reason:
+        return settled_by(replace(request, images=None), reason)
+
+
 class Preparer(Pictures):
     """Prepares requests in plan order for a model that is loaded."""
 
@@ -115,6 +123,10 @@ class Preparer(Pictures):
 
     def prepare(self, request: Request) -> Prepared | Settled:
         """Raises nothing that concerns one item only: bad input becomes a settled ERROR."""
+        given = given_donor(self, request)
+        if isinstance(given, Settled):
+            return given
+        request = given
         try:
             item, pixels = self.shown(request)
             prompt = self.adapter.render(item.text(), len(pixels.images))
@@ -123,6 +135,7 @@ class Preparer(Pictures):
             part = request.condition.question
             if part and not is_identity(part, QUESTIONS):
                 self._check_rewritten(request, pixels, row)
+            boxes = self._boxes(request, pixels)
         except (NotApplicableError, ItemError) as reason:
             return settled_by(request, reason)
         return Prepared(
@@ -132,7 +145,7 @@ class Preparer(Pictures):
             digest(prompt),
             row,
             self._displacement(pixels),
-            self._boxes(request, pixels),
+            boxes,
             self._origin(request),
         )
 
@@ -142,12 +155,17 @@ class Preparer(Pictures):
         return prepared if isinstance(prepared, Prepared) else None
 
     def _boxes(self, request: Request, pixels: Pixels) -> tuple[Box, ...]:
-        """Of the item's first image, moved with it; none where another image is shown."""
+        """Of the item's first image, moved with it; none where another image is shown. Raises
+        NotApplicableError where a method needs them and all lie outside of the picture."""
         boxes = request.item.boxes
         if not boxes or not pixels.images or request.images is not None:
             return ()
         assert pixels.source_size is not None
-        scaled = [_scaled(box, self._source(request.sources[0]).size, pixels.source_size) for box in boxes]
+        size = self._source(request.sources[0]).size
+        needed = _needs_evidence(pruner_of(request.condition))
+        if needed and not any(_is_on(box, size) for box in boxes):
+            raise NotApplicableError(_outside(boxes, size))
+        scaled = [_scaled(box, size, pixels.source_size) for box in boxes]
         if pixels.transform is not None:
             scaled = [moved for box in scaled if (moved := pixels.transform.box(box)) is not None]
         shown = pixels.images[0].size  # smaller where a method shrank it
@@ -193,6 +211,21 @@ class Preparer(Pictures):
 def _scaled(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
     x, y = new[0] / old[0], new[1] / old[1]
     return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _is_on(box: Box, size: tuple[int, int]) -> bool:
+    return box[0] < size[0] and box[1] < size[1] and box[2] > 0 and box[3] > 0
+
+
+def _outside(boxes: Sequence[Box], size: tuple[int, int]) -> str:
+    listed = "; ".join(", ".join(f"{x:g}" for x in box) for box in boxes[:3])
+    some, verb = ("box", "lies") if len(boxes) == 1 else ("boxes", "lie")
+    more = "" if len(boxes) <= 3 else f" and {len(boxes) - 3} more"
+    return f"the {some} {listed}{more} {verb} outside of the picture, which is {size[0]} x {size[1]} pixels"
+
+
+def _needs_evidence(pruner: Pruner | None) -> bool:
+    return pruner is not None and "evidence" in pruner.needs
 
 
 def _check_budget(pruner: Pruner | None, row: RowInputs) -> None:

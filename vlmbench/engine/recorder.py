@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from vlmbench.prune.contract import private
+
 if TYPE_CHECKING:
     from vlmbench.prune.base import Context, Pruner, Reduced
 
@@ -19,16 +21,22 @@ class Recorder:
         self.chosen: list[tuple[Context, int, Tensor]] = []
         self.reduced: list[tuple[Context, int, Reduced]] = []
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The method's: it is what errors name and what decides whether tensors are copied for it."""
+        return self._pruner.__class__
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pruner, name)
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
-        chosen = self._pruner.select_many(contexts, ks)
+        # a method may write in what it is given: what it was asked is kept as it was
+        chosen = self._pruner.select_many(private(self._pruner, contexts), ks)
         self.chosen += zip(contexts, ks, chosen, strict=True)
         return chosen
 
     def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
-        reduced = self._pruner.reduce_many(contexts, ks)
+        reduced = self._pruner.reduce_many(private(self._pruner, contexts), ks)
         self.reduced += zip(contexts, ks, reduced, strict=True)
         return reduced
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vlmbench.engine.compute import settled_record
 from vlmbench.engine.pictures import Pictures, Pixels, is_identity
 from vlmbench.engine.plan import Batch, Request
-from vlmbench.engine.prepare import Settled, settled_by
+from vlmbench.engine.prepare import Settled, given_donor, settled_by
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.models.endpoint import Question
 from vlmbench.models.endpoint_retry import CallFailedError
@@ -69,6 +69,10 @@ class ServedPreparer(Pictures):
 
     def write(self, request: Request) -> Call | Settled:
         """The call, not sent."""
+        given = given_donor(self, request)
+        if isinstance(given, Settled):
+            return given
+        request = given
         try:
             item, pixels = self.shown(request)
             text = item.text()

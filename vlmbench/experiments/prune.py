@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, show_value, split_list
+from vlmbench.conditions import CLEAN, Condition, Part, label_for, parse_spec, show_value, split_list
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions, check_sources
 from vlmbench.metrics.tabulate import Variation
@@ -26,7 +26,9 @@ CONTROLS = ("random", "uniform", "pool", "downsample")
 """In every table, at every budget."""
 
 WITH_CEN = ("zoo", "divprune", "cdpruner-llm")
-"""Methods that `all` runs also with the plug-in `cen`."""
+"""Methods that `all` runs also with the plug-in `cen`; beside them `cdpruner`, where a clip is named."""
+
+ALL = "all"
 
 FIXED = ("identity", "blind", "swapped")
 """In every table, once: the full way without loss, no visual token, another item's image."""
@@ -81,7 +83,7 @@ def variations(options: PruneOptions) -> list[Variation]:
     """Clean first, then what has no budget, then budget by budget the methods and their controls."""
     found = [Variation(CLEAN)]
     found += [pruned(PRUNERS.get(name).part(), "control") for name in FIXED]
-    specs = everything() if options.methods == "all" else split_list(options.methods)
+    specs = _named(options.methods)
     if not specs:
         raise UsageError(f"--method names nothing: got {options.methods!r}")
     for budget in options.budgets:
@@ -89,6 +91,34 @@ def variations(options: PruneOptions) -> list[Variation]:
         controls = (PRUNERS.get(name).part(**budget) for name in CONTROLS)
         found += [pruned(part, "control") for part in controls]
     return list({v.condition.id: v for v in found}.values())
+
+
+def _named(methods: str) -> list[str]:
+    """The specs of a list; `all` in it stands for `everything`.
+
+    Beside `all`, each `cdpruner(clip=..)` takes the place of the one without a checkpoint, which can never
+    run, and also runs with the plug-in.
+    """
+    specs = split_list(methods)
+    own = [spec for spec in specs if spec != ALL]
+    for spec in own:
+        if parse_spec(spec)[0] == ALL:
+            raise UsageError(f"{spec}: all takes no parameters: give its budget as --ratio or --keep")
+    if own == specs:
+        return own
+    clips = [spec for spec in own if _names_clip(spec)]
+    field = [spec for spec in everything() if spec != "cdpruner" or not clips]
+    return [*field, *own, *map(_with_cen, clips)]
+
+
+def _names_clip(spec: str) -> bool:
+    name, given = parse_spec(spec)
+    return name == "cdpruner" and "clip" in given
+
+
+def _with_cen(spec: str) -> str:
+    name, given = parse_spec(spec)
+    return label_for(name, {**given, "cen": "true"})
 
 
 def everything() -> list[str]:

@@ -14,6 +14,9 @@ from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.schema import Column, Manifest, Record, State, Table, TaskBlock
 from vlmbench.tasks.load import Task
 
+_REASONS = 8
+"""Reasons listed in one note; some name what only one item has."""
+
 
 @dataclass(frozen=True)
 class TaskPlan:
@@ -56,7 +59,8 @@ def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list
                 reasons.setdefault(variation.family, Counter())[why] += 1
     return [
         f"{plan.task.name}: {family}: {whys.total()} of {totals[family]} left out: "
-        + "; ".join(f"{why} ({count})" for why, count in whys.most_common())
+        + "; ".join(f"{why} ({count})" for why, count in whys.most_common(_REASONS))
+        + (f"; and {len(whys) - _REASONS} more reasons" if len(whys) > _REASONS else "")
         for family, whys in reasons.items()
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlmbench.metrics.distributions import t_quantile
+from vlmbench.distributions import t_quantile
 from vlmbench.schema import Estimate
 
 Floats = npt.NDArray[np.float64]

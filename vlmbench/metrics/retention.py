@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlmbench.metrics.distributions import t_quantile
+from vlmbench.distributions import t_quantile
 from vlmbench.metrics.estimate import (
     NO_VARIANCE,
     Bools,

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from vlmbench.distributions import fair_coins
 from vlmbench.metrics.bootstrap import DRAWS, bootstrap_sums
-from vlmbench.metrics.distributions import fair_coins
 from vlmbench.metrics.estimate import Floats, cluster_sums
 
 EXACT_BELOW = 25

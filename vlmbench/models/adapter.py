@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vlmbench.errors import NotApplicableError
 from vlmbench.models import decoding, families, features, pruning
 from vlmbench.models.before import Subject, Told
-from vlmbench.models.clip_text import ClipText, clip_relevance, load_clip
+from vlmbench.models.clip_text import ClipText, check_tower, clip_relevance, load_clip
 from vlmbench.models.decoding import Draw, Generation
 from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left
@@ -69,6 +70,14 @@ class Adapter(Reader):
             return Applied(tuple(whole))
         projector = self.projector if "projector_in" in pruner.needs else None
         known = told or [Told()] * len(rows)
+        try:
+            relevances = [
+                None if part is None else self._relevance(pruner, part, each.question)
+                for part, each in zip(whole, known, strict=True)
+            ]
+        except NotApplicableError as reason:  # of the model or its checkpoint: true of every row with images
+            refused = {row: reason for row, part in enumerate(whole) if part is not None}
+            return Applied((None,) * len(whole), pruner.positions, None, refused)
         subjects = [
             None
             if part is None
@@ -77,16 +86,22 @@ class Adapter(Reader):
                 own,
                 self.text(row, each.question) if "text" in pruner.needs else None,
                 each.evidence,
-                self._relevance(pruner, part, each.question),
+                relevance,
             )
-            for row, part, own, each in zip(rows, whole, seeds, known, strict=True)
+            for row, part, own, each, relevance in zip(rows, whole, seeds, known, relevances, strict=True)
         ]
         return pruning.apply(self.model, projector, pruner, subjects, newline)
 
     def _relevance(self, pruner: Pruner, part: ImageFeatures, question: str) -> tuple[Tensor, ...] | None:
-        """Per image [n], by the CLIP checkpoint that the method names; None where it names none."""
+        """Per image [n], by the CLIP checkpoint that the method names; None without a question.
+
+        Raises NotApplicableError where there is none that could tell (see `check_tower`).
+        """
         name = getattr(pruner, "clip", "")
-        if "clip_relevance" not in pruner.needs or not name or not question:
+        if "clip_relevance" not in pruner.needs:
+            return None
+        check_tower(self.model, name)
+        if not question:
             return None
         clip, found = self.clip(name), []
         for image in part.images:
@@ -197,8 +212,8 @@ class Adapter(Reader):
                 generation,
                 visual_tokens=tuple(layer[row] for layer in log.entered),
                 kept_hash=digest("inside", kept),
-                kept=inside.kept(log, row, part) if isinstance(part, ImageFeatures) else None,
-                share=inside.share(log, row, part) if isinstance(part, ImageFeatures) else None,
+                kept=inside.kept(log, row, part) if part else None,
+                share=inside.share(log, row, part) if part else None,
             )
         tokens = (0 if part is None else len(part.rows),) * self.layers
         if not isinstance(part, VisualInput):

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlmbench.errors import NotApplicableError
 from vlmbench.models.features import ImageFeatures, ImageTokens, VisualInput
 from vlmbench.prune.base import Context
-from vlmbench.prune.contract import check_reduced, check_selection
+from vlmbench.prune.contract import check_reduced, check_selection, private
 
 if TYPE_CHECKING:
     from vlmbench.prune.base import Pruner, Reduced
@@ -97,7 +97,8 @@ def prune(
 
 def _parts(model: Any, pruner: Pruner, images: Sequence[_Image]) -> list[VisualInput]:
     if pruner.merges:
-        made = pruner.reduce_many([image.context for image in images], [image.k for image in images])
+        contexts = private(pruner, [image.context for image in images])
+        made = pruner.reduce_many(contexts, [image.k for image in images])
         return [_merged(model, pruner, *each) for each in zip(images, made, strict=True)]
     chosen = _select(pruner, images)
     return [_selected(image, keep) for image, keep in zip(images, chosen, strict=True)]
@@ -164,7 +165,8 @@ def _take(tensor: Any, at: Tensor, n: int) -> Any:
 def _select(pruner: Pruner, images: Sequence[_Image]) -> list[Tensor]:
     """Per image the indices of the image tokens that stay."""
     some = [image for image in images if image.k]
-    found = pruner.select_many([i.context for i in some], [i.k for i in some]) if some else []
+    contexts = private(pruner, [image.context for image in some])
+    found = pruner.select_many(contexts, [image.k for image in some]) if some else []
     for image, indices in zip(some, found, strict=True):
         check_selection(pruner, indices, image.k, len(image.at))
     chosen = iter(found)

@@ -91,6 +91,38 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> ClipText:
     )
 
 
+_PUBLISHED = {
+    (1024, 14, 336): "openai/clip-vit-large-patch14-336",
+    (1024, 14, 224): "openai/clip-vit-large-patch14",
+    (768, 16, 224): "openai/clip-vit-base-patch16",
+    (768, 32, 224): "openai/clip-vit-base-patch32",
+}
+"""(width, patch, pixels) of a vision tower -> the checkpoint of OpenAI that has it."""
+
+
+def check_tower(model: Any, clip: str = "") -> None:
+    """Raises NotApplicableError where the model's vision tower is not CLIP's, so that no checkpoint helps,
+    and where no checkpoint is named; the message says which one fits, if one is known."""
+    vision: Any = getattr(model.config, "vision_config", None)
+    kind = str(getattr(vision, "model_type", "unknown"))
+    if kind != "clip_vision_model":
+        raise NotApplicableError(
+            f"cdpruner needs a vision tower of CLIP, this model's is {kind}; use cdpruner-llm"
+        )
+    if clip:
+        return
+    width = int(vision.hidden_size)
+    known = _PUBLISHED.get((width, getattr(vision, "patch_size", 0), getattr(vision, "image_size", 0)))
+    which = (
+        f"name the checkpoint that its vision tower is from, as --method 'cdpruner(clip={known})',"
+        if known
+        else f"no published CLIP is known for a vision tower {width} wide: name its own, cdpruner(clip=..),"
+    )
+    raise NotApplicableError(
+        f"this model lacks CLIP's text tower, which cdpruner needs; {which} or use cdpruner-llm"
+    )
+
+
 @torch.inference_mode()
 def clip_relevance(model: Any, clip: ClipText, hidden: Tensor, question: str) -> Tensor:
     """[N] float32: cosine of each patch to the question, averaged over the question's parts.
@@ -101,13 +133,8 @@ def clip_relevance(model: Any, clip: ClipText, hidden: Tensor, question: str) ->
 
     Raises NotApplicableError where the model's vision tower is not of the checkpoint's kind.
     """
-    vision: Any = getattr(model.config, "vision_config", None)
-    kind = str(getattr(vision, "model_type", "unknown"))
-    if kind != "clip_vision_model":
-        raise NotApplicableError(
-            f"cdpruner needs a vision tower of CLIP, this model's is {kind}; use cdpruner-llm"
-        )
-    width = int(vision.hidden_size)
+    check_tower(model, clip.name)
+    width = int(model.config.vision_config.hidden_size)
     if width != clip.width:
         raise NotApplicableError(
             f"clip={clip.name} is {clip.width} wide and the model's vision tower {width}: name the checkpoint"

@@ -76,6 +76,8 @@ class VisualInput:
     share: Tensor
     """[n] float32: how much of each token of the request is left: 1 kept as it is, 0 dropped, else the
     largest weight with which it went into a new token."""
+    images: tuple[ImageTokens, ...] = ()
+    """Those of the whole request, for a method that goes on inside the language model."""
 
     @property
     def kept_hash(self) -> str:

@@ -48,7 +48,7 @@ def prune_inside(
     decoder = model.base_model.get_decoder()
     layers: Sequence[Any] = decoder.layers
     log = InsideLog(
-        entered=[[sum(len(image.index) for image in row) for row in images] for _ in layers],
+        entered=[[sum(len(i.index) + i.beside for i in row) for row in images] for _ in layers],
         kept=[[torch.arange(len(image.index)) for image in row] for row in images],
         share=[[torch.ones(len(image.index)) for image in row] for row in images],
         said=[[{} for _ in row] for row in images],

@@ -19,6 +19,9 @@ class ImageSpan:
     grid: Tensor
     """[n, 3] int: tile, row, column of each."""
     seed: int = 0
+    beside: int = 0
+    """Newline tokens of the image that are in the sequence and left alone: no method sees them, every layer
+    does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class InsideLog:
     """What was pruned; complete once `generate` has read the prompt. Rows are those of the batch."""
 
     entered: list[list[int]]
-    """[layers][rows]: visual tokens that entered each layer."""
+    """[layers][rows]: visual tokens that entered each layer, newline tokens beside the spans included."""
     kept: list[list[Tensor]]
     """Per row and image: indices into the image's tokens that are left after the last cut, ascending; of a
     merged token the one that its place comes from (`Reduced.position_from`)."""

@@ -23,7 +23,7 @@ from vlmbench.models.inside_rows import (
     whole,
 )
 from vlmbench.prune.base import Context, Pruner, Reduced
-from vlmbench.prune.contract import check_reduced, check_selection
+from vlmbench.prune.contract import check_reduced, check_selection, private
 
 
 def rotary_of(decoder: Any) -> nn.Module:
@@ -130,7 +130,7 @@ class Run:
         self.segments[layer] = self.current
         entered = [0] * self.rows
         for left in self.images:
-            entered[left.row] += len(left.columns)
+            entered[left.row] += len(left.columns) + left.span.beside
         self.log.entered[layer] = entered
 
     def _cut(self, layer: int, named: dict[str, Any]) -> Tensor:
@@ -192,12 +192,13 @@ class Run:
             )
         self.needs.done(layer)
         ks = list(keeps.values())
+        given = private(self.pruner, contexts)
         if self.pruner.merges:
-            made = self.pruner.reduce_many(contexts, ks)
+            made = self.pruner.reduce_many(given, ks)
             for ctx, k, reduced in zip(contexts, ks, made, strict=True):
                 check_reduced(self.pruner, reduced, k, ctx.n)
             return dict(zip(keeps, made, strict=True))
-        found = self.pruner.select_many(contexts, ks)
+        found = self.pruner.select_many(given, ks)
         for ctx, k, indices in zip(contexts, ks, found, strict=True):
             check_selection(self.pruner, indices, k, ctx.n)
         return dict(zip(keeps, found, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlmbench.errors import UsageError
 from vlmbench.models import families, features
-from vlmbench.models.before import Subject
+from vlmbench.models.before import Subject, kept_input
 from vlmbench.models.features import ImageFeatures, VisualInput
 from vlmbench.models.inside import InsideLog, prune_inside, refuse_generate
 from vlmbench.models.library_prompt import Prompt, fingerprints
@@ -109,19 +109,24 @@ class Pruning:
         self, kwargs: Mapping[str, Any], places: Tensor, applied: Applied
     ) -> Iterator[InsideLog | None]:
         """The model for one call: with a shorter prompt, or with a method between its layers."""
-        if applied.inside is None:
+        prompt: Prompt | None = None
+        if applied.inside is None or any(isinstance(part, VisualInput) for part in applied.visual):
             token = self._model.config.image_token_id
-            parts = [part if isinstance(part, VisualInput) else None for part in applied.visual]
-            with self._reading(Prompt(token, parts, applied.positions == COMPACT)):
+            parts = [_all_of(part) if isinstance(part, ImageFeatures) else part for part in applied.visual]
+            prompt = Prompt(token, parts, applied.positions == COMPACT)
+        if applied.inside is None:
+            with self._reading(prompt):
                 yield None
             return
+        if prompt is not None:
+            places = prompt.places(places, kwargs.get("attention_mask"))
         spans = applied.inside.spans(places, applied.visual)
         layers = len(self._model.base_model.get_decoder().layers)
         cuts = [cut for row in spans for i in row for cut in self.pruner.schedule(len(i.index), layers)]
         refuse_generate(self._model, kwargs, "llm", min((cut.layer for cut in cuts), default=layers))
         with (
             prune_inside(self._model, self.pruner, spans, applied.positions) as log,
-            self._reading(None),
+            self._reading(prompt),
         ):
             yield log
 
@@ -218,6 +223,10 @@ class Pruning:
         return None
 
 
+def _all_of(features: ImageFeatures) -> VisualInput:
+    return kept_input(features, torch.arange(features.count, device=features.rows.device))
+
+
 def _ids(kwargs: Mapping[str, Any]) -> Any:
     ids = kwargs.get("input_ids")
     return kwargs.get("inputs") if ids is None else ids
@@ -230,7 +239,7 @@ def _kept(
     if whole is None:
         return ()
     if applied.inside is not None and log is not None:
-        keep = applied.inside.kept(log, row, whole)
+        keep = applied.inside.kept(log, row, part or whole)
     else:
         assert isinstance(part, VisualInput)
         keep = part.keep.cpu()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmbench.errors import UsageError
 from vlmbench.models.features import ImageFeatures, VisualInput
-from vlmbench.models.shrink import keep_columns, kept_positions
+from vlmbench.models.shrink import Kept, keep_columns, kept_positions
 
 
 class Prompt:
@@ -58,21 +58,9 @@ class Prompt:
         valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         places = (ids == self._image_token) & valid
         places[:, self._width :] = False
-        before = [ids.shape[1]] * len(ids) if mask is None else valid.sum(1).tolist()
-        gone = torch.tensor([0 if part is None else len(part.keep) for part in self._visual])
-        gone = places.sum(1).cpu() - gone
-        left = [n - int(lost) for n, lost in zip(before, gone, strict=True)]
-        if not min(left):
-            raise UsageError("pruning leaves a prompt without any token: add text to it")
-        self._left = max(left)
-        # a model spread over devices encodes on another one
-        visual = [
-            part
-            and replace(part, keep=part.keep.to(ids.device), position_from=part.position_from.to(ids.device))
-            for part in self._visual
-        ]
-        kept = keep_columns(places, valid, visual, self._left)
-        padded = min(left) < self._left
+        visual = self._on(ids.device)
+        kept, padded = self._kept(places, valid, visual)
+        self._left = kept.index.shape[1]
         self._valid = kept.valid if padded else None
         fill = {"input_ids": int(self._image_token == 0)}
         shrunk = {
@@ -87,6 +75,28 @@ class Prompt:
             new = kept_positions(ids, kept, places, visual, self._compact)
             shrunk["position_ids"] = self._renumbered(ids, new, valid) if self._compact else new
         return shrunk
+
+    def places(self, places: Tensor, mask: Tensor | None) -> Tensor:
+        """[B, S'] bool: the placeholders that are left, where they stand in the shorter prompt; `places`
+        [B, S]: those of the whole one."""
+        valid = torch.ones_like(places) if mask is None else mask.bool().to(places.device)
+        kept, _ = self._kept(places, valid, self._on(places.device))
+        return kept.take(places)
+
+    def _on(self, device: torch.device) -> list[VisualInput | None]:
+        """A model spread over devices encodes on another one."""
+        return [
+            part and replace(part, keep=part.keep.to(device), position_from=part.position_from.to(device))
+            for part in self._visual
+        ]
+
+    def _kept(self, places: Tensor, valid: Tensor, visual: Sequence[VisualInput | None]) -> tuple[Kept, bool]:
+        """And whether a row is padded. Raises UsageError where nothing is left of one."""
+        stay = torch.tensor([0 if part is None else len(part.keep) for part in visual])
+        left = (valid.sum(1).cpu() - places.sum(1).cpu() + stay).tolist()
+        if not min(left):
+            raise UsageError("pruning leaves a prompt without any token: add text to it")
+        return keep_columns(places, valid, visual, max(left)), min(left) < max(left)
 
     def _renumbered(self, positions: Tensor, new: Tensor, valid: Tensor) -> Tensor:
         """Compact ids that begin where a row began, which with PaliGemma is 1."""

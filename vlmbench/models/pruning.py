@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlmbench.errors import NotApplicableError
-from vlmbench.models.before import Subject, prune
+from vlmbench.models.before import Subject, kept_input, prune
 from vlmbench.models.features import ImageFeatures, ImageTokens, VisualInput
 from vlmbench.models.inside import ImageSpan, InsideLog
 from vlmbench.prune.base import ORIGINAL
@@ -32,22 +32,33 @@ class Inside:
     seeds: Sequence[tuple[int, ...]]
     """Per row, a seed per image."""
     newline: str = "counted"
-    """`kept` leaves newline tokens alone; else they are tokens like any other in here."""
+    """Newline tokens are tokens like any other where they are `counted`, left alone where they are `kept`,
+    and not in the sequence where they are `dropped`; see `prune.NEWLINES`."""
+
+    def enters(self, features: ImageFeatures | None) -> Visual:
+        """What layer 0 is given of a request: where newline tokens are dropped they go before it."""
+        if features is None or self.newline != "dropped":
+            return features
+        keep = torch.cat([self.tokens(image) for image in features.images])
+        if len(keep) == features.count:
+            return features
+        return replace(kept_input(features, keep.to(features.rows.device)), images=features.images)
 
     def spans(self, places: Tensor, visual: Sequence[Visual]) -> list[list[ImageSpan]]:
-        """Per row and image the columns of its visual tokens in the padded prompt; `places`: bool [B, S]."""
+        """Per row and image the columns of its visual tokens in the padded prompt; `places`: bool [B, S], of
+        the visual tokens that are in it."""
         rows = []
         for row, (part, seeds) in enumerate(zip(visual, self.seeds, strict=True)):
-            images = part.images if isinstance(part, ImageFeatures) else ()
             columns = places[row].nonzero()[:, 0]
-            rows.append([self._span(columns, *pair) for pair in zip(images, seeds, strict=False)])
+            images = part.images if part else ()
+            rows.append([self._span(columns, part, *pair) for pair in zip(images, seeds, strict=False)])
         return rows
 
-    def share(self, log: InsideLog, row: int, part: ImageFeatures) -> Tensor:
+    def share(self, log: InsideLog, row: int, part: ImageFeatures | VisualInput) -> Tensor:
         """[n]: how much of each visual token of a row is left behind the last cut."""
         return self._spread(log.share[row], part)
 
-    def kept(self, log: InsideLog, row: int, part: ImageFeatures) -> Tensor:
+    def kept(self, log: InsideLog, row: int, part: ImageFeatures | VisualInput) -> Tensor:
         """[k] ascending: the visual tokens of a row that are left; for merged ones, those whose places
         they took."""
         left = [torch.zeros_like(share) for share in log.share[row]]
@@ -58,22 +69,24 @@ class Inside:
     def tokens(self, image: ImageTokens) -> Tensor:
         """[n] on the CPU: which visual tokens of its request the span of an image is made of."""
         here = torch.arange(image.start, image.stop)
-        return here[image.grid[:, 1].cpu() >= 0] if self.newline == "kept" else here
+        return here if self.newline == "counted" else here[image.grid[:, 1].cpu() >= 0]
 
-    def _spread(self, values: Sequence[Tensor], part: ImageFeatures) -> Tensor:
-        """[n] from what is said of each image's span; 1 for newline tokens that stay outside of it."""
-        spread = torch.zeros(part.count)
+    def _spread(self, values: Sequence[Tensor], part: ImageFeatures | VisualInput) -> Tensor:
+        """[n] from what is said of each image's span; for newline tokens outside of it whether they stay."""
+        spread = torch.zeros(part.count if isinstance(part, ImageFeatures) else len(part.share))
         for image, value in zip(part.images, values, strict=True):
-            spread[image.start : image.stop] = 1
+            spread[image.start : image.stop] = self.newline != "dropped"
             spread[self.tokens(image)] = value.cpu()
         return spread
 
-    def _span(self, columns: Tensor, tokens: ImageTokens, seed: int) -> ImageSpan:
-        own, grid = columns[tokens.start : tokens.stop], tokens.grid
-        if self.newline == "kept":
-            real = grid[:, 1] >= 0
-            own, grid = own[real.to(own.device)], grid[real]
-        return ImageSpan(index=own, grid=grid, seed=seed)
+    def _span(self, columns: Tensor, part: Visual, image: ImageTokens, seed: int) -> ImageSpan:
+        tokens = self.tokens(image)
+        at = tokens
+        if isinstance(part, VisualInput):  # whose other tokens are not in the sequence
+            at = torch.searchsorted(part.keep.cpu(), tokens)
+        beside = image.stop - image.start - len(tokens) if self.newline == "kept" else 0
+        grid = image.grid[(tokens - image.start).to(image.grid.device)]
+        return ImageSpan(index=columns[at.to(columns.device)], grid=grid, seed=seed, beside=beside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,15 +134,15 @@ def apply(
         return Applied(whole, pruner.positions)
     if pruner.stage == "llm":
         layers = len(model.base_model.get_decoder().layers)
+        inside = Inside(pruner, [() if subject is None else subject.seeds for subject in subjects], newline)
         for row, features in enumerate(whole):
             try:
                 for image in features.images if features else ():
-                    pruner.schedule(image.stop - image.start, layers)
+                    pruner.schedule(len(inside.tokens(image)), layers)
             except NotApplicableError as reason:
                 refused[row] = reason
-        seeds = [() if subject is None else subject.seeds for subject in subjects]
-        visual = tuple(None if row in refused else part for row, part in enumerate(whole))
-        return Applied(visual, pruner.positions, Inside(pruner, seeds, newline), refused)
+        visual = tuple(None if row in refused else inside.enters(part) for row, part in enumerate(whole))
+        return Applied(visual, pruner.positions, inside, refused)
     keys = [
         None if s is None else (id(s.features), s.seeds, row if pruner.text_dependent else -1)
         for row, s in enumerate(subjects)

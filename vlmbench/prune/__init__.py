@@ -16,7 +16,9 @@ NEWLINES = ("counted", "kept", "dropped")
 """What becomes of the tokens that only mark the end of a row (LLaVA-NeXT, LLaVA-OneVision).
 
 counted: N counts them, so that every method gives the language model k tokens; they stay only where k exceeds
-the number of image tokens. kept: all of them stay, outside the budget, as in ZOO-Prune. dropped: none stays.
+the number of image tokens, but a method inside the language model chooses among them too. kept: all of them
+stay in every layer, outside the budget and counted in every figure, as in ZOO-Prune. dropped: none enters the
+language model. Controls without a budget (identity, swapped) keep theirs under every rule.
 """
 
 RATIO = Param(

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vlmbench.errors import ContractError, NotApplicableError
 from vlmbench.prune.alike import alike
+from vlmbench.prune.contract import check_needs, check_scores
 
 if TYPE_CHECKING:
     from vlmbench.prune.projector import Projector
@@ -197,6 +198,10 @@ class Pruner:
     """Under a perturbation: tokens chosen anew, or `frozen`, those at the places of the ones that were chosen
     on the unperturbed input. The engine's business: a method always chooses from what it is given."""
 
+    def __post_init__(self) -> None:
+        """Raises ContractError for unknown `needs`; a method with checks of its own calls this too."""
+        check_needs(self, NEEDS)
+
     @property
     def needs(self) -> frozenset[str]:
         """Names out of `NEEDS`."""
@@ -221,17 +226,18 @@ class Pruner:
         raise self._lacks("schedule")
 
     def score(self, ctx: Context) -> Tensor:
-        """[N], larger is kept. Raises ItemError for features that are not finite."""
+        """[N], larger is kept. Raises ItemError for features that are not finite; what calls it does so for
+        scores that are not."""
         raise self._lacks("score or select")
 
     def select(self, ctx: Context, k: int) -> Tensor:
         """Indices [k] of the kept tokens, ascending, no duplicates; 1 <= k <= N."""
-        return top_k(self.score(ctx), k)
+        return top_k(self._scores([ctx])[0], k)
 
     def select_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Tensor]:
         """`select` for several images; methods that can do them at once override this."""
         if type(self).select is Pruner.select:
-            return top_k_many([self.score(ctx) for ctx in contexts], ks)
+            return top_k_many(self._scores(contexts), ks)
         return [self.select(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
 
     def reduce(self, ctx: Context, k: int) -> Reduced:
@@ -241,6 +247,11 @@ class Pruner:
     def reduce_many(self, contexts: Sequence[Context], ks: Sequence[int]) -> list[Reduced]:
         """`reduce` for several images; methods that can do them at once override this."""
         return [self.reduce(ctx, k) for ctx, k in zip(contexts, ks, strict=True)]
+
+    def _scores(self, contexts: Sequence[Context]) -> list[Tensor]:
+        scores = [self.score(ctx) for ctx in contexts]
+        check_scores(self, scores, [ctx.n for ctx in contexts])
+        return scores
 
     def _lacks(self, what: str) -> ContractError:
         return ContractError(

@@ -33,7 +33,7 @@ _WORDS = {
     "last_keys": "keys of the vision encoder's last layer",
     "text": "embeddings of the question's words",
     "clip_relevance": "similarities of CLIP's patches to the question",
-    "evidence": "boxes of the asked region",
+    "evidence": "boxes of the asked region that the model sees",
     "llm_attention": "attention weights of the language model",
     "llm_next_attention": "attention weights of the language model",
     "llm_text_attention": "attention weights of the language model",

@@ -48,6 +48,7 @@ class MMTok(Batched):
     image_temperature: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if 0 < self.text_temperature < _LEAST:
             raise UsageError(
                 f"mmtok: text_temperature must be 0 or at least {_LEAST}: got {self.text_temperature}"

@@ -65,13 +65,15 @@ def meeting(
 
 
 def before_layer(method: str, n: int, k: int, layers: int, layer: int) -> Cut:
-    """The one cut before layer `layer` that meets the budget, as `meeting`."""
+    """The one cut before layer `layer` that meets the budget, as `meeting`; its messages name the largest K
+    that reaches the budget, and where none does a method that reaches every one."""
+    reaches = min((layers * k - 1) // n, layers - 1)
+    otherwise = f"use K={reaches}" if reaches >= 1 else "use divprune"
     if layers <= layer:
         raise NotApplicableError(
-            f"{method} needs a language model of more than {layer} layers:"
-            f" this one has {layers}; use a smaller K"
+            f"{method} needs a language model of more than {layer} layers: this one has {layers}; {otherwise}"
         )
-    return meeting(method, n, k, layers, (layer,), lambda share: (share,), "use a smaller K")[0]
+    return meeting(method, n, k, layers, (layer,), lambda share: (share,), otherwise)[0]
 
 
 def _percent(share: float) -> str:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlmbench.report.figures import Section, percent, resolution, short_label, short_percent
+from vlmbench.report.figures import Section, images, percent, resolution, short_label, short_percent
 from vlmbench.schema import Table, TaskBlock
+
+_CHOOSE_NOTHING = ("identity", "blind", "swapped")
+"""Keep all tokens or none: there is no choice that a perturbation could change."""
 
 
 def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     """A row per pruner and family, then per axis; nothing where no record tells of kept tokens."""
-    groups = [s for s in table.summaries if s.task == block.task and "churn" in s.group]
+    groups = [
+        s
+        for s in table.summaries
+        if s.task == block.task
+        and "churn" in s.group
+        and s.group["churn"].partition("(")[0] not in _CHOOSE_NOTHING
+    ]
     if not groups:
         return
     frozen = any("flip_rate_frozen" in s.metrics for s in groups)
@@ -40,5 +49,6 @@ def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         )
     columns = ["pruner", "family", "overlap %", "flips %"]
     columns += ["frozen", "due to churn"] * frozen + ["full"] * full
-    below = resolution("due to churn: shares", [s.metrics.get("churn_flip_rate") for s in groups])
+    found = [s.metrics.get("churn_flip_rate") for s in groups]
+    below = resolution("due to churn: shares", found, images(block))
     yield Section(f"{block.task}: churn", tuple(lines), tuple(columns), tuple(rows), below)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlmbench.report.figures import Section, percent, resolution, short_label, short_percent
+from vlmbench.report.figures import Section, images, percent, resolution, short_label, short_percent
 from vlmbench.schema import Table, TaskBlock
 
 _RATES = ("flip_rate_image", "flip_rate_question", "flip_rate")
@@ -33,5 +33,6 @@ def crossing_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         )
         columns = ("family", "pairs", "image", "quest", "both", "interaction", "hidden", "undone", "Δacc")
         title = f"{block.task}: image x question" + (f" · {short_label(pruner)}" if pruner else "")
-        below = resolution("interactions", [s.metrics.get("flip_interaction") for s in mine])
+        found = [s.metrics.get("flip_interaction") for s in mine]
+        below = resolution("interactions", found, images(block))
         yield Section(title, lines, columns, rows, below)

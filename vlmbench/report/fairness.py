@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vlmbench.report.figures import Section, method_name, percent, resolution, short_percent
+from vlmbench.report.figures import Section, images, method_name, percent, resolution, short_percent
 from vlmbench.schema import Cell, Estimate, Summary, Table, TaskBlock
 
 
@@ -48,7 +48,11 @@ def _sweep_section(block: TaskBlock, pruned: Sequence[Cell], methods: Sequence[S
         "area: mean retention % from the smallest budget to all tokens, of methods that reach every budget",
     )
     columns = ("method", "tokens for 95 %", "area under retention %", "budgets")
-    return Section(f"{block.task}: over all budgets", lines, columns, tuple(rows))
+    areas = [s.metrics.get("retention_area") for s in methods if budgets(s) == most]
+    below = resolution("area: differences between two methods", areas, images(block), sides=2)
+    if any(s.metrics["keep@95"].low is not None for s in methods if "keep@95" in s.metrics):
+        below += ("tokens: methods whose intervals overlap have not been told apart",)
+    return Section(f"{block.task}: over all budgets", lines, columns, tuple(rows), below)
 
 
 def _tokens_for(share: Estimate | None, smallest: float, before: float) -> str:
@@ -82,8 +86,8 @@ def _needs_section(block: TaskBlock, pruned: Sequence[Cell], budgets: Sequence[S
         lines.append("easy: both right; such items say nothing about a method")
     yes = any("yes_shift" in cell.metrics for cell in pruned)
     if yes:
-        n = max(cell.metrics["yes_shift"].n for cell in pruned if "yes_shift" in cell.metrics)
-        lines.append(f"yes: share of yes minus the full model's, points, {n:,} questions of yes and no")
+        asked = max(cell.metrics["yes_shift"].n for cell in pruned if "yes_shift" in cell.metrics)
+        lines.append(f"yes: share of yes minus the full model's, points, {asked:,} questions of yes and no")
     columns = ["method", "ratio", *(["need %", "easy %"] if groups else []), *(["yes"] if yes else [])]
     rows = []
     for cell in pruned:
@@ -96,9 +100,10 @@ def _needs_section(block: TaskBlock, pruned: Sequence[Cell], budgets: Sequence[S
         if any(figure != "-" for figure in figures):
             rows.append((method_name(cell), cell.strength or "-", *figures))
     named = ["items that need their tokens"] * bool(groups) + ["shift towards yes"] * yes
+    n = images(block)
     below = (
-        *resolution("need: differences between two methods", _all(pruned, "accuracy_needy"), sides=2),
-        *resolution("yes: shifts", _all(pruned, "yes_shift")),
+        *resolution("need: differences between two methods", _all(pruned, "accuracy_needy"), n, sides=2),
+        *resolution("yes: shifts", _all(pruned, "yes_shift"), n),
     )
     return Section(f"{block.task}: {', '.join(named)}", tuple(lines), tuple(columns), tuple(rows), below)
 
@@ -127,7 +132,9 @@ def _lost_section(block: TaskBlock, pruned: Sequence[Cell]) -> Section:
     )
     columns = ("method", "ratio", "evidence %", "dropped", "lost %", "lost: dropped %")
     below = (
-        *resolution("evidence: differences between two methods", _all(told, "evidence_recall"), sides=2),
-        *resolution("lost: differences between two methods", _all(told, "lost"), sides=2),
+        *resolution(
+            "evidence: differences between two methods", _all(told, "evidence_recall"), images(block), sides=2
+        ),
+        *resolution("lost: differences between two methods", _all(told, "lost"), images(block), sides=2),
     )
     return Section(f"{block.task}: where answers are lost", lines, columns, rows, below)

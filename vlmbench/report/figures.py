@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmbench.schema import Cell, Estimate
+from vlmbench.distributions import t_quantile
+from vlmbench.schema import Cell, Estimate, TaskBlock
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,58 @@ def figure_range(values: Sequence[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-DETECTABLE = 2.8
-"""Standard errors of the smallest effect that is found with 80 % power, two-sided at 5 %: 1.96 + 0.84."""
+TEST = "80 % power, two-sided 5 %"
+
+_NO_VARIANCE = 1e-12
+"""Standard errors up to this are rounding: the sample says nothing of the error."""
 
 
-def resolution(what: str, figures: Iterable[Estimate | None], sides: float = 1) -> tuple[str, ...]:
-    """At most one line: effects that these figures cannot show. `sides` is 2 for the difference between two
-    of them, of which it is an upper bound: two figures of the same items share their luck."""
-    errors = [figure.se for figure in figures if figure is not None and figure.se]
-    if not errors:
-        return ()
-    sizes = figure_range([DETECTABLE * math.sqrt(sides) * error for error in errors])
-    return (f"{what} below {sizes} points cannot be shown (80 % power, two-sided 5 %)",)
+def images(block: TaskBlock) -> int:
+    """Clusters of a task's items."""
+    return len(set(block.clusters))
+
+
+def detectable(figure: Estimate | None, clusters: int) -> float | None:
+    """The smallest effect that a figure shows with 80 % power, two-sided at 5 %.
+
+    (t_{.975} + t_{.8}) x SE, t with clusters - 1 degrees of freedom, as the figure's own interval; a figure
+    of n items lies in n clusters at most. Where the figure's interval is wider than t_{.975} SE on either
+    side, as where part of what it is made of shows no variance, its half takes that place: the size is never
+    smaller than the interval beside it says. None where nothing is known of the error.
+    """
+    if figure is None or not figure.se or figure.se <= _NO_VARIANCE:
+        return None
+    df = min(clusters, figure.n) - 1
+    if df < 1:
+        return None
+    t = t_quantile(0.975, df)
+    half = t * figure.se
+    if figure.low is not None and figure.high is not None:
+        half = max(half, (figure.high - figure.low) / 2)
+    return half * (1 + t_quantile(0.8, df) / t)
+
+
+def resolution(
+    what: str, figures: Sequence[Estimate | None], clusters: int, sides: float = 1
+) -> tuple[str, ...]:
+    """At most one line: effects that these shares, or differences of shares, cannot show.
+
+    `clusters` is the number of images that the items lie on. `sides` is 2 for the difference between two of
+    the figures, of which it is an upper bound: two figures of the same items share their luck. Sizes of 100
+    points and more are outside the range of a difference, and said as such.
+    """
+    found = [size for figure in figures if (size := detectable(figure, clusters)) is not None]
+    sizes = [math.sqrt(sides) * size for size in found]
+    possible = [size for size in sizes if size < 1]
+    if not sizes:
+        known = any(figure is not None and figure.se is not None for figure in figures)
+        return (f"{what}: what cannot be shown is not known, for none of them varies",) if known else ()
+    if not possible:
+        return (f"{what}: no difference can be shown with {clusters:,} images ({TEST})",)
+    line = f"{what} below {figure_range(possible)} points cannot be shown ({TEST})"
+    if len(possible) < len(sizes):
+        line += f"; in {len(sizes) - len(possible)} of {len(sizes)} figures none can with {clusters:,} images"
+    return (line,)
 
 
 def short_label(label: str) -> str:
@@ -72,4 +113,6 @@ def method_name(cell: Cell) -> str:
     """`zoo(sampled)`, `zoo+cen`: what has a value of its own goes without its parameter's name, and a plug-in
     by its sign."""
     name = cell.family.replace("estimator=", "")
-    return f"{name.removesuffix('(cen=true)')}+cen" if name.endswith("(cen=true)") else name
+    if name.endswith("(cen=true)"):
+        return f"{name.removesuffix('(cen=true)')}+cen"
+    return name.replace("(cen=true,", "+cen(")

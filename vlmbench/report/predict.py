@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vlmbench.report.figures import DETECTABLE, Section, percent, short_percent
+from vlmbench.report.figures import TEST, Section, detectable, percent, short_percent
 from vlmbench.schema import Estimate
 
 if TYPE_CHECKING:
@@ -140,12 +140,16 @@ def _differences(prediction: Prediction) -> Section:
         )
         for one in prediction.differences
     )
-    errors = [one.auroc.se for one in prediction.differences if one.auroc.se]
+    found = [detectable(one.auroc, prediction.clusters) for one in prediction.differences]
+    known = [size for size in found if size is not None]
+    possible = [size for size in known if size < 1]
     below: tuple[str, ...] = ()
-    if errors:
-        low, high = (_three(DETECTABLE * error) for error in (min(errors), max(errors)))
+    if possible:
+        low, high = _three(min(possible)), _three(max(possible))
         sizes = low if low == high else f"{low} to {high}"
-        below = (f"differences of AUROC below {sizes} cannot be shown (80 % power, two-sided 5 %)",)
+        below = (f"differences of AUROC below {sizes} cannot be shown ({TEST})",)
+    elif known:
+        below = (f"no difference of AUROC can be shown with {prediction.clusters:,} images ({TEST})",)
     columns = ("predictor", "minus", "AUROC", "beyond chance")
     return Section("Does stability beat the controls", (), columns, rows, below)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlmbench.report.fairness import fairness_sections
-from vlmbench.report.figures import Section, figure_range, method_name, percent, short_percent
+from vlmbench.report.figures import TEST, Section, figure_range, images, method_name, percent, short_percent
 from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
@@ -48,15 +49,27 @@ def _accuracy_section(
     fewer = {f"{method_name(cell)} {cell.n:,}": None for cell in pruned if 0 < cell.n < most}
     if fewer:
         lines.append(f"{most:,} items, but {', '.join(fewer)}: the notes say which were left out")
-    below = detectable_lines([cell.metrics for cell in pruned], [s.metrics for s in budgets])
+    if any(_unsaid(cell.metrics) for cell in pruned):
+        lines.append(
+            "-blind: no value where the full model's gain over the blind run is not shown to be above 0"
+        )
+    below = detectable_lines([cell.metrics for cell in pruned], [s.metrics for s in budgets], images(block))
     return Section(f"{block.task}: pruning", tuple(lines), columns, tuple(rows), below)
 
 
+def _unsaid(metrics: Mapping[str, Estimate]) -> bool:
+    """Whether there is a gain over the blind run, but not one that a quotient could be taken over."""
+    gain, above = metrics.get("image_gain"), metrics.get("retention_above_blind")
+    return above is not None and above.value is None and gain is not None and gain.value is not None
+
+
 def detectable_lines(
-    against_full: Iterable[Mapping[str, Estimate]], between: Iterable[Mapping[str, Estimate]] = ()
+    against_full: Sequence[Mapping[str, Estimate]],
+    between: Iterable[Mapping[str, Estimate]] = (),
+    clusters: int | None = None,
 ) -> tuple[str, ...]:
     """At most one line: differences that this sample cannot show. Ranges, because how far a difference must
-    go depends on how many answers the two sides share."""
+    go depends on how many answers the two sides share. `clusters`: images, named where no size is known."""
 
     def known(metrics: Iterable[Mapping[str, Estimate]], names: Sequence[str]) -> list[Estimate]:
         found = [each[name] for each in metrics for name in names if name in each]
@@ -69,11 +82,17 @@ def detectable_lines(
         if figures
     ]
     if not parts:
-        return ()
+        most = max((each["detectable"].n for each in against_full if "detectable" in each), default=0)
+        where = f"n = {most:,}" + (f" on {clusters:,} images" if clusters is not None else "")
+        unknown = (
+            f"at {where} the smallest difference that can be told apart is not known: no score differs,"
+            " or not even 100 points would do"
+        )
+        return (unknown,) if most else ()
     counts = sorted({figure.n for figure in (*full, *two)})
     n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     told = " and ".join(parts)
-    return (f"at n = {n}, differences {told} cannot be told apart (80 % power, two-sided 5 %)",)
+    return (f"at n = {n}, differences {told} cannot be told apart ({TEST})",)
 
 
 def _cost_line(clean: Cell) -> str:
@@ -130,18 +149,35 @@ def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section
     """One per batch size, output length and way of launching: only within them are speeds comparable."""
     settings = dict.fromkeys((s.batch, s.new_tokens, s.mode) for cell in timed for s in cell.speed)
     for batch, new_tokens, mode in settings:
-        rows = [
-            _speed_row(cell, speed)
+        timings = [
+            (cell, speed)
             for cell in timed
             for speed in cell.speed
             if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
         ]
+        rows = [_speed_row(cell, speed) for cell, speed in timings]
         peak = any(s.peak_bytes is not None for cell in timed for s in cell.speed)
         columns = ["method", "ratio", "select", "prefill ×", "ttft", "ttft ×", "all ×", "bound"]
         columns += ["peak MB"] * peak
         unit = "token" if new_tokens == 1 else "tokens"
         title = f"{block.task}: speed · batch {batch} · {new_tokens} new {unit} · {mode} · ms, medians"
-        yield Section(title, (), tuple(columns), tuple(rows))
+        below = _speed_line([speed.ttft_speedup for cell, speed in timings if cell.condition != "clean"])
+        yield Section(title, (), tuple(columns), tuple(rows), below)
+
+
+def _speed_line(speedups: Iterable[Estimate]) -> tuple[str, ...]:
+    """At most one line: speed-ups of the time to the first token that these intervals would not tell from 1.
+
+    No power is claimed: an interval of order statistics assumes no law that one could be computed from. A
+    speed-up v of interval [low, high] is told from 1 where low > 1; with the same relative spread that is
+    from v / low on.
+    """
+    spreads = [s.value / s.low for s in speedups if s.value and s.low]
+    if not spreads:
+        return ()
+    low, high = (f"{math.ceil(100 * spread - 1e-9) / 100:.2f}" for spread in (min(spreads), max(spreads)))
+    sizes = low if low == high else f"{low} to {high}"
+    return (f"ttft: with intervals as wide as these, speed-ups up to {sizes} are not told from 1",)
 
 
 def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:

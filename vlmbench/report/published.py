@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vlmbench.report.figures import Section, method_name, percent
+from vlmbench.report.figures import Section, method_name, percent, short_label
 from vlmbench.schema import Cell, Estimate, Table
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ def _measured(table: Table, task: str, method: str, keep: int) -> dict[str, Esti
 
 
 def _method(cell: Cell) -> str:
-    return str((cell.parts.get("prune") or {}).get("name", ""))
+    """The published name: `zoo`, `zoo+cen`. What has other parameters than its paper's is another method; a
+    checkpoint is none of the method's parameters."""
+    clip = (cell.parts.get("prune") or {}).get("params", {}).get("clip")
+    return short_label(cell.family.replace(f"clip={clip}", "") if clip else cell.family)
 
 
 def _tokens(cell: Cell) -> int | None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from vlmbench.report.churn import churn_sections
 from vlmbench.report.crossing import crossing_sections
-from vlmbench.report.figures import Section, percent, short_label, short_percent
+from vlmbench.report.figures import Section, images, percent, resolution, short_label, short_percent
 from vlmbench.report.forecast import forecast_sections
-from vlmbench.report.pruning import pruning_sections
+from vlmbench.report.pruning import detectable_lines, pruning_sections
 from vlmbench.schema import Estimate, Summary, Table, TaskBlock
 
 
@@ -80,6 +80,8 @@ def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summar
     """A row per model: how loyal it is to the full one, and how stable against itself."""
     cells = {cell.condition: cell for cell in table.cells if cell.task == block.task}
     rows = []
+    models: list[dict[str, Estimate]] = []
+    flips: dict[str, list[Estimate | None]] = {"image": [], "question": []}
     for pruner in dict.fromkeys(s.group.get("prune", "") for s in summaries):
         axes = {
             s.group["axis"]: s.metrics
@@ -87,6 +89,9 @@ def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summar
             if s.group.get("prune", "") == pruner and s.group.keys() <= {"axis", "prune"}
         }
         own = cells[pruner or "clean"].metrics
+        models.append(own)
+        for axis, rates in flips.items():
+            rates.append(axes.get(axis, {}).get("flip_rate"))
         rows.append(
             (
                 short_label(pruner) if pruner else "full model",
@@ -97,7 +102,12 @@ def _crossing_section(table: Table, block: TaskBlock, summaries: Sequence[Summar
         )
     columns = ("model", "accuracy %", "loyal %", "image flips %", "question flips %")
     title = f"{block.task}: loyalty to the full model, and stability of each model against itself"
-    return Section(title, (), columns, tuple(rows))
+    n = images(block)
+    below = detectable_lines(models, clusters=n)
+    below += resolution("loyal: differences between two models", [m.get("loyalty") for m in models], n, 2)
+    for axis, rates in flips.items():
+        below += resolution(f"{axis} flips: differences between two models", rates, n, 2)
+    return Section(title, (), columns, tuple(rows), below)
 
 
 def _stability_sections(

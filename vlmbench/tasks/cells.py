@@ -1,13 +1,15 @@
-"""Cells of a row -> the types of an item. Each raises UsageError that begins with `where` (file and line)."""
+"""Cells of a row -> the types of an item. Each raises UsageError that begins with `where` (file and line);
+boxes raise ItemError, for real data holds some that are wrong."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from vlmbench.conditions import show_value
-from vlmbench.errors import UsageError
+from vlmbench.errors import ItemError, UsageError
 from vlmbench.items import Box
 
 
@@ -65,12 +67,12 @@ def read_options(values: Any, where: str, column: str) -> tuple[str, ...]:
     return tuple(_plain(value) for value in kept)
 
 
-def read_boxes(value: Any, where: str, column: str) -> tuple[Box, ...]:
-    """One box or a list of boxes, x0, y0, x1, y1 in pixels."""
+def read_boxes(value: Any, column: str) -> tuple[Box, ...]:
+    """One box or a list of boxes, x0, y0, x1, y1 in pixels. Raises ItemError naming the first wrong one."""
     if value is None or value == []:
         return ()
     boxes = value if isinstance(value, list) and isinstance(value[0], (list, tuple)) else [value]
-    return tuple(_box(box, where, column) for box in boxes)
+    return tuple(_box(box, column) for box in boxes)
 
 
 def read_phrasings(value: Any, where: str, column: str) -> dict[str, str]:
@@ -89,12 +91,14 @@ def read_phrasings(value: Any, where: str, column: str) -> dict[str, str]:
     return kept
 
 
-def _box(box: Any, where: str, column: str) -> Box:
+def _box(box: Any, column: str) -> Box:
     numbers = isinstance(box, (list, tuple)) and all(
         isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in box
     )
     if not numbers or len(box) != 4 or box[0] >= box[2] or box[1] >= box[3]:
-        raise UsageError(f"{where}: {column!r} must be x0, y0, x1, y1 with x0 < x1 and y0 < y1: got {box!r}")
+        raise ItemError(
+            f"{column!r} must be x0, y0, x1, y1 with x0 < x1 and y0 < y1: got {shorten(repr(box), 80)}"
+        )
     return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vlmbench.errors import UsageError, did_you_mean
-from vlmbench.items import ImageSource, Item
+from vlmbench.errors import ItemError, UsageError, did_you_mean
+from vlmbench.items import Box, ImageSource, Item
 from vlmbench.tasks.cells import (
     read_answers,
     read_boxes,
@@ -108,9 +108,14 @@ def make_item(
     index: int,
     where: str,
 ) -> Item:
-    """A row as an item. An empty question marks the item as broken, so that only it fails; what is of the
-    wrong type raises UsageError naming the row."""
+    """A row as an item. An empty question or a wrong box marks the item as broken, so that only it fails;
+    what else is of the wrong type raises UsageError naming the row."""
     question = read_text(row[fields.question], where, fields.question)
+    error, boxes = "" if question else "empty question", tuple[Box, ...]()
+    try:
+        boxes = read_boxes(row[fields.boxes], fields.boxes) if fields.boxes else ()
+    except ItemError as wrong:
+        error = error or str(wrong)
     if len(fields.options) == 1:
         options = read_options(row[fields.options[0]], where, fields.options[0])
     else:
@@ -125,14 +130,14 @@ def make_item(
         option_order=tuple(range(len(options))),
         category=read_label(row[fields.category], where, fields.category) if fields.category else "",
         stratum=read_label(row[fields.stratum], where, fields.stratum) if fields.stratum else "",
-        boxes=read_boxes(row[fields.boxes], where, fields.boxes) if fields.boxes else (),
+        boxes=boxes,
         language=spec.answer_language,
         phrasings=fields.read_phrasings(row, where),
         instruction=spec.instruction,
         instruction_first=spec.instruction_first,
         frame=spec.frame,
         label_style=spec.label_style,
-        meta={} if question else {"error": "empty question"},
+        meta={"error": error} if error else {},
     )
 
 
