@@ -92,8 +92,8 @@ def _plain(text: str) -> str:
 
 def print_terminal(table: Table) -> None:
     """The sections of a table on a terminal."""
-    # pruning has many figures per row: closer together they fit into 80 columns
-    print_sections(sections(table), dense=any(cell.tokens is not None for cell in table.cells))
+    # many figures per row: closer together they fit into 80 columns
+    print_sections(sections(table), dense=True)
 
 
 def markdown(table: Table) -> str:
