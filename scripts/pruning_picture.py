@@ -24,7 +24,8 @@ from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.packing import unpack_indices
 from vlmbench.prune import PRUNERS
-from vlmbench.report.curves import GREY, INK, STYLE, curves
+from vlmbench.report.canvas import GREY, INK, STYLE
+from vlmbench.report.curves import curves
 from vlmbench.report.pictures import draw_tiles
 from vlmbench.schema import Cell, Record, Table
 from vlmbench.tasks.load import load_task

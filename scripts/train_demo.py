@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace, device: "torch.device") -> None:  # noq
                 continue
             cache = None
             if not settings.joint:
-                saved = Checkpoint(out / "A.pt", {"model": model, "pretext": pretext})
+                saved = Checkpoint(out / "A.safetensors", {"model": model, "pretext": pretext})
                 if arguments.resume and saved.load() >= settings.steps:
                     continue
                 cache = language_stage.cache_features(model, views, min(arguments.cached, len(views)), device)

@@ -303,3 +303,17 @@ def test_what_is_repeated_makes_the_same_tokens_in_the_moved_places(
         assert made.keys() == {*place_old.tolist()}
         for p, row in zip(place_old.tolist(), old, strict=True):
             assert torch.allclose(made[p], row)
+
+
+def test_controls_that_choose_no_tokens_have_no_churn(tmp_path: Path) -> None:
+    options = RunOptions(limit=7, batch_size=8, out=tmp_path / "run", show_progress=False)
+    plan = PerturbOptions(
+        families="shift(dx=3)",
+        rewrite="none",
+        repeats=0,
+        churn=True,
+        prune="identity,blind,swapped,random@0.9",
+    )
+    table = perturb(options, plan).table
+    assert {s.group["churn"] for s in table.summaries if "churn" in s.group} == {"random(ratio=0.9)"}
+    assert {c.parts["prune"]["name"] for c in table.cells if "kept_overlap" in c.metrics} == {"random"}

@@ -131,3 +131,37 @@ def test_packed_questions_read_as_each_alone(model: Any, monkeypatch: pytest.Mon
                 ids = torch.tensor([[BOS, *([*[IMAGE] * 144, BREAK] * count), *segment.tokens[:-1]]])
                 alone = model(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids))
                 assert torch.allclose(got, alone.logits[0, -1], atol=1e-3)
+
+
+def test_training_that_goes_on_equals_training_without_a_break(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from demo_training.checkpoints import Checkpoint
+    from demo_training.muon import Optimisers
+
+    def begin() -> tuple[Any, Any, Any]:
+        torch.manual_seed(3)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 6))
+        model[2].weight = model[0].weight  # tied, as embeddings and head
+        optimisers = Optimisers(model, [model], 1e-2, 1e-2)
+        return model, optimisers, Checkpoint(tmp_path / "a.safetensors", {"model": model}, optimisers)
+
+    def train(model: Any, optimisers: Any, steps: range) -> None:
+        for step in steps:
+            inputs = torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+            model(inputs).square().sum().backward()
+            optimisers.step(1.0)
+
+    model, optimisers, _ = begin()
+    train(model, optimisers, range(6))
+    broken, its, checkpoint = begin()
+    assert checkpoint.load() == 0
+    train(broken, its, range(3))
+    checkpoint.save(3)
+    again, others, checkpoint = begin()
+    assert checkpoint.load() == 3
+    train(again, others, range(3, 6))
+    assert [*tmp_path.iterdir()] == [tmp_path / "a.safetensors"]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name

@@ -34,7 +34,7 @@ from vlmbench.experiments.perturb import run as perturb
 from vlmbench.experiments.session import Result
 from vlmbench.metrics.flip_grid import FlipCounts, most_unstable
 from vlmbench.metrics.tabulate import Variation
-from vlmbench.report.curves import GREY
+from vlmbench.report.canvas import GREY
 from vlmbench.report.gallery import draw_gallery, draw_sheet
 from vlmbench.report.heatmap import FEW_ITEMS, FEW_PAIRS, heatmap, top_of
 from vlmbench.report.placing import overlap

@@ -146,11 +146,11 @@ def run(
     model.train()
     modules = {"model": model, "heads": heads, "pretext": pretext}
     trained = [optimisers] if seeing is None else [optimisers, seeing]
-    checkpoint = Checkpoint(out / f"{settings.name}.pt", modules, *trained)
+    checkpoint = Checkpoint(out / f"{settings.name}.safetensors", modules, *trained)
     step = checkpoint.load() if resume else 0
     if step == 0 and settings.joint:
         # The heads of the stage before fit the same features: start from them.
-        Checkpoint(out / "A.pt", {"heads": heads}).load()
+        Checkpoint(out / "A.safetensors", {"heads": heads}).load()
     same_start([model, heads, pretext])
     rank, world = rank_and_world()
     count = len(views) if cache is None else len(cache) * world

@@ -25,7 +25,7 @@ def run(
     optimisers = Optimisers(
         vision.encoder, [vision, heads], adam=1.5e-3 * learning_rate, muon=4.5e-3 * learning_rate
     )
-    checkpoint = Checkpoint(out / "vision.pt", {"vision": vision, "heads": heads}, optimisers)
+    checkpoint = Checkpoint(out / "vision.safetensors", {"vision": vision, "heads": heads}, optimisers)
     step = checkpoint.load() if resume else 0
     same_start([vision, heads])
     rank, world = rank_and_world()

@@ -201,12 +201,12 @@ def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunO
         include=tuple(given["include"] or ()),
         out=given["out"],
         show_progress=not given["json"],
-        server=_server(given),
+        server=read_server(given),
         arguments=tuple(sys.argv[1:]),
     )
 
 
-def _server(given: Mapping[str, Any]) -> Server:
+def read_server(given: Mapping[str, Any]) -> Server:
     """How a served model is asked; the defaults for commands that ask none."""
     from vlmbench.models.endpoint_address import Server
 

@@ -119,7 +119,6 @@ def rewrite(
     from vlmbench.cli.quiet import quiet_libraries
     from vlmbench.errors import ExitCode
     from vlmbench.experiments.rewrite import RewriteOptions, check_rewrite, run
-    from vlmbench.models.endpoint_address import Server
     from vlmbench.perturb.rewriting.languages import read_kinds
 
     options = RewriteOptions(
@@ -136,14 +135,7 @@ def rewrite(
         max_new_tokens=given["max_new_tokens"],
         dtype=given["dtype"],
         device=given["device"],
-        server=Server(
-            base_url=given["base_url"],
-            key_variable=given["api_key_env"],
-            concurrency=given["concurrency"],
-            max_calls=given["max_calls"],
-            timeout=given["timeout"],
-            retries=given["retries"],
-        ),
+        server=o.read_server(given),
         show_progress=not given["json"],
     )
     check_rewrite(options)

@@ -74,7 +74,7 @@ class Origins:
     def of(self, sight: Sight, pruner: Pruner, ready: Sequence[Prepared], shown: Shown) -> list[Found]:
         """Of each row."""
         distinct = {_key(p.origin): p.origin for p in ready if p.origin is not None}
-        if not distinct or pruner.stage == "image":
+        if not distinct or pruner.stage == "image" or not pruner.budgeted:  # which choose no tokens
             return [None] * len(ready)
         origins = list(distinct.values())
         found: Mapping[Any, Found]

@@ -7,19 +7,10 @@ from collections.abc import Iterator
 from vlmbench.report.figures import Section, images, percent, resolution, short_label, short_percent
 from vlmbench.schema import Table, TaskBlock
 
-_CHOOSE_NOTHING = ("identity", "blind", "swapped")
-"""Keep all tokens or none: there is no choice that a perturbation could change."""
-
 
 def churn_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     """A row per pruner and family, then per axis; nothing where no record tells of kept tokens."""
-    groups = [
-        s
-        for s in table.summaries
-        if s.task == block.task
-        and "churn" in s.group
-        and s.group["churn"].partition("(")[0] not in _CHOOSE_NOTHING
-    ]
+    groups = [s for s in table.summaries if s.task == block.task and "churn" in s.group]
     if not groups:
         return
     frozen = any("flip_rate_frozen" in s.metrics for s in groups)

@@ -8,23 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import UsageError
+from vlmbench.report.canvas import DASHES, GREY, INK, MARKERS, PALE, PALETTE, canvas
 from vlmbench.schema import Cell, Estimate, Table
-
-INK, GREY, PALE = "#1b1f24", "#6e7781", "#eaeef2"
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's, told apart by colour-blind readers; its yellow is too weak on white."""
-
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (2, 1)))
-STYLE = {
-    "font.size": 10,
-    "font.family": "DejaVu Sans",
-    "text.color": INK,
-    "axes.edgecolor": "#8b949e",
-    "axes.labelcolor": INK,
-    "svg.hashsalt": "vlmbench",
-}
-"""As in the README's pictures; equal tables give equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +57,9 @@ def draw_curves(table: Table, path: Path, task: str = "") -> Path:
 
     Raises UsageError where matplotlib is missing or the table has no pruned cell.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("curves need matplotlib: pip install 'vlmbench[plots]'") from None
     task = task or table.tasks[0].task
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 4.6), dpi=130)
-        axis = figure.add_axes((0.09, 0.17, 0.75, 0.73))
+    with canvas(path, (7.6, 4.6), (0.09, 0.17, 0.75, 0.73)) as axis:
         curves(axis, table, task)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
     return path
 
 

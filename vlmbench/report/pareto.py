@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import UsageError
-from vlmbench.report.curves import GREY, INK, MARKERS, PALE, PALETTE, STYLE, level_of, percent_bounds
+from vlmbench.report.canvas import GREY, INK, MARKERS, PALE, PALETTE, canvas
+from vlmbench.report.curves import level_of, percent_bounds
 from vlmbench.report.frontier import MEASURES, Measure, Spot, frontier, setting_of, spots_of
 from vlmbench.report.placing import place_labels
 from vlmbench.schema import Table
@@ -30,26 +31,14 @@ def draw_pareto(table: Table, path: Path, task: str = "", measure: Measure = "tt
 
     Raises UsageError where matplotlib is missing or no pruned cell of the task was timed.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("pictures of time need matplotlib: pip install 'vlmbench[plots]'") from None
     task = task or table.tasks[0].task
     spots = spots_of(table, task, measure)
     if not any(spot.budget for spot in spots):
         raise UsageError(f"task {task}: the table has no measured time of a pruned model")
     names = len({(spot.control, spot.name) for spot in spots})
-    with mpl.rc_context(STYLE):
-        high = max(4.8, 1.3 + 0.205 * names)
-        figure = Figure(figsize=(8.4, high), dpi=130)
-        FigureCanvasAgg(figure)  # labels are placed by their extent in pixels
-        place = (0.085, 0.62 / high, 0.66, 1 - 1.06 / high)
-        pareto(figure.add_axes(place), table, task, measure)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
+    high = max(4.8, 1.3 + 0.205 * names)
+    with canvas(path, (8.4, high), (0.085, 0.62 / high, 0.66, 1 - 1.06 / high)) as axis:
+        pareto(axis, table, task, measure)
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UsageError
-from vlmbench.report.curves import DASHES, GREY, INK, PALE, PALETTE, STYLE
+from vlmbench.report.canvas import DASHES, GREY, INK, PALE, PALETTE, canvas, need_matplotlib
 from vlmbench.report.predict import decimal, predictor_name
 
 if TYPE_CHECKING:
@@ -19,10 +19,7 @@ def check_plot(path: Path) -> None:
     """Raises UsageError for a suffix that nothing draws, or without matplotlib: before any work is done."""
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--plot {path}: must end with {', '.join(SUFFIXES)}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'vlmbench[plots]'") from None
+    need_matplotlib()
 
 
 def draw_prediction(prediction: Prediction, path: Path) -> Path:
@@ -31,19 +28,8 @@ def draw_prediction(prediction: Prediction, path: Path) -> Path:
     Raises UsageError as `check_plot`, and where the file cannot be written.
     """
     check_plot(path)
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 4.6), dpi=130)
-        axis = figure.add_axes((0.09, 0.13, 0.54, 0.78))
+    with canvas(path, (7.6, 4.6), (0.09, 0.13, 0.54, 0.78)) as axis:
         _curves(axis, prediction)
-        metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
-        except OSError as error:
-            raise UsageError(f"--plot {path}: cannot be written: {error.strerror or error}") from None
     return path
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import UsageError
-from vlmbench.report.curves import GREY, INK, MARKERS, PALE, PALETTE, STYLE, percent_bounds
+from vlmbench.report.canvas import GREY, INK, MARKERS, PALE, PALETTE, canvas
+from vlmbench.report.curves import percent_bounds
 from vlmbench.report.figures import short_label
 from vlmbench.schema import Estimate, Summary, Table
 
@@ -70,19 +71,9 @@ def draw_shift(table: Table, path: Path, task: str = "", patch: float | None = N
     patch: source pixels under one patch of the model, where known; a table does not hold it. Raises
     UsageError where matplotlib is missing, or fewer than two distances were tried.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("pictures of curves need matplotlib: pip install 'vlmbench[plots]'") from None
     task = task or table.tasks[0].task
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 4.6), dpi=130)
-        axis = figure.add_axes((0.09, 0.2, 0.87, 0.64))
+    with canvas(path, (7.6, 4.6), (0.09, 0.2, 0.87, 0.64)) as axis:
         shifts(axis, table, task, patch)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:])
-        figure.savefig(path, bbox_inches="tight", facecolor="white", metadata=metadata)
     return path
 
 
