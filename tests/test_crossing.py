@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +13,8 @@ from hypothesis import strategies as st
 from vlmbench.conditions import CLEAN, Condition, Part
 from vlmbench.errors import UsageError
 from vlmbench.experiments.crossing import crossed
-from vlmbench.experiments.perturb import PerturbOptions, variations
+from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.perturb import PerturbOptions, run, variations
 from vlmbench.metrics.bootstrap import bootstrap_sums
 from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.outcomes import STATES, Outcomes
@@ -44,6 +48,23 @@ def test_both_parts_of_a_pair_are_also_run_alone() -> None:
         assert found[crossing.question].condition == Condition(question=both.question, prune=both.prune)
     with pytest.raises(UsageError, match="no question perturbation is asked for"):
         variations(PerturbOptions(families="shift", cross=True))
+
+
+def test_pairs_are_of_questions_that_reach_the_model(tmp_path: Path) -> None:
+    """The demo has no options and reads no case: with all rules asked for, every crossed pair still counts
+    for some item, and where nothing is left to cross the run does not start."""
+    options = RunOptions(limit=14, batch_size=8, out=tmp_path / "run", show_progress=False)
+    table = run(options, PerturbOptions(families="shift(dx=3)", rewrite="rules", repeats=0, cross=True)).table
+    crossed_cells = [c for c in table.cells if c.axis == "cross"]
+    names = {c.parts["question"]["name"] for c in crossed_cells}
+    assert {"polite", "punctuation", "contraction"} <= names
+    assert not names & {"case", "whitespace", "options_rotate", "option_labels", "quotes"}
+    assert crossed_cells and all(c.n for c in crossed_cells)
+    with pytest.raises(UsageError, match="of 3 asked for, none does"):
+        run(
+            replace(options, out=tmp_path / "none"),
+            PerturbOptions(families="shift(dx=3),case", repeats=0, cross=True),
+        )
 
 
 def outcomes(seed: int, n: int, pairs: int) -> tuple[Outcomes, list[Variation]]:

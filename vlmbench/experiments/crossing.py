@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from vlmbench.conditions import Part
+from vlmbench.conditions import Condition, Part
+from vlmbench.engine.plan import Request
+from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.items import Item
 from vlmbench.seeds import seed_for
 
 Pair = tuple[Part, Part]
@@ -29,3 +32,20 @@ def crossed(images: Sequence[Part], questions: Sequence[Part], size: int, seed: 
     rng.shuffle(turns)
     most = max(map(len, turns), default=0)
     return [pairs[turn] for turn in range(most) for pairs in turns if turn < len(pairs)][:size]
+
+
+def reaches(
+    question: Part, items: Sequence[Item], seed: int, tells_apart: Callable[[str, str], bool]
+) -> bool:
+    """Whether a question perturbation changes what the model reads of any of the items: options to rotate,
+    or case to a tokenizer that knows it. `tells_apart` is the model's part: (before, after) -> bool."""
+    from vlmbench.engine.pictures import rewrite
+
+    for item in items:
+        try:
+            after = rewrite(Request("", item, Condition(question=question)), seed)
+        except (NotApplicableError, ItemError):
+            continue
+        if tells_apart(item.text(), after.text()):
+            return True
+    return False

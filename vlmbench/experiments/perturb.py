@@ -5,14 +5,15 @@ After "Questioning the Stability of Visual Question Answering" (arXiv 2511.11206
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, sampled, show_value, split_list
 from vlmbench.engine.plan import pruner_of, sees_question
 from vlmbench.errors import UsageError, did_you_mean, unknown
-from vlmbench.experiments.crossing import crossed
+from vlmbench.experiments.crossing import Pair, crossed, reaches
 from vlmbench.experiments.options import RunOptions, check_sources, check_tasks
 from vlmbench.experiments.prune import part_of, pruned
 from vlmbench.experiments.rewritten import FAMILY as REWRITE
@@ -41,6 +42,8 @@ SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
 """What `--rewrite` takes beside files of rewrites."""
 SPACES = ("source", "model")
+LOOKED_AT = 512
+"""Items of a task that tell which question perturbations are worth crossing."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +118,23 @@ def _names(text: str | None, option: str) -> list[str] | None:
 
 
 def variations(
-    options: PerturbOptions, phrasings: Sequence[str] = (), seed: int = 0, rewrites: Rewrites | None = None
+    options: PerturbOptions,
+    phrasings: Sequence[str] = (),
+    seed: int = 0,
+    rewrites: Rewrites | None = None,
+    reaches: Callable[[Part], bool] = lambda question: True,
 ) -> list[Variation]:
     """Clean first, then per pruner: itself against clean, and against itself the noise floor, drawn answers,
     the image axis, the question axis and both together; no condition twice.
 
     `phrasings` are the task's own alternative wordings; `seed` chooses the pairs that are crossed;
-    `rewrites` is the task's file of `--rewrite`, if there is one. Raises UsageError for unknown names or
-    parameters.
+    `rewrites` is the task's file of `--rewrite`, if there is one; `reaches` tells which question
+    perturbations are worth a pair. Raises UsageError for unknown names or parameters.
     """
     images, questions = _parts(options, phrasings, rewrites)
     if {part.label for part in IMAGES.expand("shift")} <= {part.label for part in images}:
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
-    pairs = _pairs(options, images, questions, seed) if options.cross else []
+    pairs = _pairs(options, images, questions, seed, reaches) if options.cross else []
     found = [Variation(CLEAN)]
     for pruner in _pruners(options.prune):
         if pruner is not None:
@@ -158,14 +165,24 @@ def _of_model(
 
 
 def _pairs(
-    options: PerturbOptions, images: Sequence[Part], questions: Sequence[Part], seed: int
-) -> list[tuple[Part, Part]]:
+    options: PerturbOptions,
+    images: Sequence[Part],
+    questions: Sequence[Part],
+    seed: int,
+    reaches: Callable[[Part], bool],
+) -> list[Pair]:
     null = {part.label for part in IMAGES.suite("null")}
     visible = [part for part in images if part.label not in null]
     if not visible or not questions:
         missing = "question" if visible else "image"
         raise UsageError(f"--cross needs perturbations of both axes: no {missing} perturbation is asked for")
-    return crossed(visible, questions, options.cross_size, seed)
+    readable = [part for part in questions if reaches(part)]
+    if not readable:
+        raise UsageError(
+            "--cross needs a question perturbation that changes what the model reads: "
+            f"of {len(questions)} asked for, none does on these items"
+        )
+    return crossed(visible, readable, options.cross_size, seed)
 
 
 def _sampled(prune: Part | None, options: PerturbOptions) -> Iterator[Variation]:
@@ -175,7 +192,7 @@ def _sampled(prune: Part | None, options: PerturbOptions) -> Iterator[Variation]
         yield Variation(condition, "sample", "sample", str(i), Condition(prune=prune).id)
 
 
-def _crossed(prune: Part | None, pairs: Sequence[tuple[Part, Part]]) -> Iterator[Variation]:
+def _crossed(prune: Part | None, pairs: Sequence[Pair]) -> Iterator[Variation]:
     """Image and question perturbed together, against the unchanged input."""
     for image, question in pairs:
         condition = Condition(question=question, image=image, prune=prune)
@@ -313,8 +330,12 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
     plans = []
     for task, items, limit in session.chosen:
         file = files.get(task.name)
-        varied = variations(perturb, task.phrasing_names, options.seed, file)
-        plans.append(TaskPlan(task, attached(task, items, file), limit, varied))
+        given = attached(task, items, file)
+        asked_of = partial(
+            reaches, items=given[:LOOKED_AT], seed=options.seed, tells_apart=session.tells_apart
+        )
+        varied = variations(perturb, task.phrasing_names, options.seed, file, asked_of)
+        plans.append(TaskPlan(task, given, limit, varied))
     asked = Inspected(perturb.forecast, perturb.drift)
     galleries: list[Gallery] = []
 

@@ -86,6 +86,10 @@ class ServedSession(Session):
             "packages": manifests.package_versions(("vlmbench",)),
         }
 
+    def tells_apart(self, before: str, after: str) -> bool:
+        """Its tokenizer is not known."""
+        return before != after
+
     def _llm(self) -> LlmShape | None:
         return None
 

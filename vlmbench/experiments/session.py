@@ -255,6 +255,13 @@ class Session:
                 notes.append(f"zoo(rank={rank}): {100 * form.residual(rank):.3g} % of the trace left out")
         return notes
 
+    def tells_apart(self, before: str, after: str) -> bool:
+        """Whether the model reads another question, in words that it knows (as `Preparer` decides)."""
+        tokenizer = self.adapter.tokenizer
+        old, new = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
+        unknown = tokenizer.unk_token_id
+        return old != new and (unknown is None or new.count(unknown) <= old.count(unknown))
+
     def _llm(self) -> LlmShape | None:
         try:
             return llm_shape(self.adapter.model)
