@@ -59,7 +59,8 @@ def test_pairs_are_of_questions_that_reach_the_model(tmp_path: Path) -> None:
     names = {c.parts["question"]["name"] for c in crossed_cells}
     assert {"polite", "punctuation", "contraction"} <= names
     assert not names & {"case", "whitespace", "options_rotate", "option_labels", "quotes"}
-    assert crossed_cells and all(c.n for c in crossed_cells)
+    assert crossed_cells
+    assert all(c.n for c in crossed_cells)
     with pytest.raises(UsageError, match="of 3 asked for, none does"):
         run(
             replace(options, out=tmp_path / "none"),
