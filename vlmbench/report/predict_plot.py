@@ -43,7 +43,8 @@ def _curves(axis: Any, prediction: Prediction) -> None:
     drawn.sort(key=lambda pair: pair[0].metrics["aurc"].value or 0.0)
     base = 100 * (drawn[0][0].curve[-1] or 0.0)
     axis.axhline(base, color=INK, lw=0.9, zorder=1.5)
-    axis.annotate("all answered", (100, base), (0, 4), textcoords="offset points", ha="right", fontsize=9)
+    # at the left, where the surest answers are: the curves run below
+    axis.annotate("all answered", (0, base), (4, 4), textcoords="offset points", fontsize=9)
     for one, style in drawn:
         points = len(one.curve)
         axis.plot(
