@@ -121,4 +121,4 @@ def test_pass_agrees_with_the_records_and_resumes(tmp_path: Path) -> None:
     groups = [s.group for s in read_table(tmp_path / "table.json").summaries]
     assert {"forecast": "all"} in groups
     assert {"drift": "all", "axis": "question"} in groups
-    assert json.loads(lines[0])["milliseconds"].keys() == {"encode", "backward", "state"}
+    assert json.loads(lines[0])["milliseconds"].keys() == {"encode", "backward", "state", "variant"}

@@ -314,7 +314,9 @@ class Table(Schema):
     notes: list[str] = []
     environment: dict[str, Any] = {}
     plan: dict[str, Any] = Field(
-        {}, description="the first session's; `later`: other plans that computed; `timing`: the timing pass"
+        {},
+        description="the first session's; `later`: other plans that computed; `timing`: the timing pass; "
+        "`forecast`: what flip forecasts cost on that machine",
     )
     created: str = ""
 

@@ -118,6 +118,16 @@ Forecast = Annotated[
         rich_help_panel=o.MODEL,
     ),
 ]
+Riskiest = Annotated[
+    float | None,
+    typer.Option(
+        "--riskiest",
+        metavar="SHARE",
+        help="With --forecast: answer only this share of each task's image variants, those most likely to "
+        "flip, `--riskiest 0.25`; tells how many of all flip at least.",
+        rich_help_panel=o.MODEL,
+    ),
+]
 Drift = Annotated[
     bool,
     typer.Option(
@@ -154,6 +164,7 @@ def perturb(
     samples: Samples = 0,
     temperature: Temperature = 0.7,
     forecast: Forecast = False,
+    riskiest: Riskiest = None,
     drift: Drift = False,
     newline: o.Newline = "counted",
     limit: o.Limit = None,
@@ -207,6 +218,7 @@ def perturb(
         samples=given["samples"],
         temperature=given["temperature"],
         forecast=given["forecast"],
+        riskiest=given["riskiest"],
         drift=given["drift"],
         pictures=given["pictures"],
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlmbench.comparison.chosen import refuse_chosen
 from vlmbench.comparison.sides import Side
 from vlmbench.errors import UsageError
 from vlmbench.metrics.estimate import Ints
@@ -46,6 +47,7 @@ def flip_grid(table: Table, task: str = "") -> FlipGrid:
     Raises UsageError where items have no category, where nothing was perturbed, for a damaged table.
     """
     block = next(block for block in table.tasks if not task or block.task == task)
+    refuse_chosen([(f"task {block.task}", table)], "flips by family")
     labels = [str(label or "") for label in block.categories.decode()]
     if not any(labels):
         raise UsageError(f"task {block.task}: its items have no categories")

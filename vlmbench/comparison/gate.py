@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmbench.comparison.chosen import refuse_other_choice
 from vlmbench.comparison.paired import ROUNDING
 from vlmbench.comparison.pairing import Pair
 from vlmbench.comparison.verdict import METRICS, Comparison, Outcome, Verdict
@@ -60,7 +61,7 @@ def compare(
         raise NotComparableError(
             f"no task in common: base has {_list(blocks[0])}, candidate {_list(blocks[1])}"
         )
-    warnings = _warnings(base, candidate)
+    warnings = _warnings(base, candidate) + refuse_other_choice(base, candidate)
     rows: list[Comparison] = []
     alone: tuple[list[str], list[str]] = ([], [])
     items: dict[str, int] = {}

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
+from vlmbench.comparison.chosen import refuse_chosen
 from vlmbench.comparison.sides import Side, item_places
 from vlmbench.errors import NotComparableError
 from vlmbench.metrics.bootstrap import two_way_bootstrap
@@ -33,6 +34,7 @@ def pooled(tables: Sequence[tuple[str, Table]], draws: int = 5000, seed: int = 0
 
     Raises NotComparableError where no task, no item or no perturbation is in common, or the items differ.
     """
+    refuse_chosen(tables, "a pooled flip rate")
     names = [name for name, _ in tables]
     shared = [t.task for t in tables[0][1].tasks if all(_block(table, t.task) for _, table in tables)]
     rows = [row for task in shared for row in _of_task(task, tables, draws, seed)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vlmbench.comparison.chosen import refuse_chosen
 from vlmbench.comparison.sides import Side, item_places
 from vlmbench.errors import NotComparableError, UsageError
 from vlmbench.metrics.estimate import Bools, Floats, Ints
@@ -67,6 +68,7 @@ def read_material(
     """The items that all tables have. Raises NotComparableError saying what differs, UsageError for a table
     without what is needed."""
     _refuse(small, large, allow_partial)
+    refuse_chosen([(one.name, one.table) for one in small], "stability")
     target = large or small[0]
     everyone = [*small, large] if large else [*small]
     tasks = [block.task for block in target.table.tasks if all(one.block(block.task) for one in everyone)]

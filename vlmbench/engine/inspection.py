@@ -1,11 +1,12 @@
 """What happens inside the model under a perturbation: forecast margins, moved features, drifted states.
 
-A pass of its own after the answers are there. Nothing of it enters a record; each item is a line of
-`inspection.jsonl` in the run folder, and an interrupted pass goes on where it was.
+A pass of its own once the unperturbed requests are answered. Nothing of it enters a record; each item is a
+line of `inspection.jsonl` in the run folder, and an interrupted pass goes on where it was.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vlmbench.conditions import CLEAN, Condition
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer
 from vlmbench.engine.progress import Progress
+from vlmbench.engine.store import drop_half_line
 from vlmbench.models.energy import dirichlet_energy
 from vlmbench.models.gradient import MarginGradient, last_states, margin_gradients
 from vlmbench.seeds import digest
@@ -47,7 +49,11 @@ class Look(BaseModel):
     energy: dict[str, float] = Field({}, description="Dirichlet energy of the visual tokens, `clean` too")
     state_drift: dict[str, float] = Field({}, description="1 - cosine of the last prompt token's states")
     unrelated: float | None = Field(None, description="the same to the items of other images in its batch")
-    milliseconds: dict[str, float] = Field({}, description="encode: per picture; backward, state: per row")
+    milliseconds: dict[str, float] = Field(
+        {},
+        description="of the batch, divided by its rows: encode, backward, state of the clean request; "
+        "variant: to encode one variant",
+    )
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Wanted:
     item: Item
     conditions: Sequence[Condition]
     """Image perturbations, and for drift question perturbations."""
+    clean: str = ""
+    """Key of the clean request's record: with other pixels it is another look."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Inspection:
 
     def key(self, task: str, wanted: Wanted) -> str:
         names = [condition.id for condition in wanted.conditions]
-        return digest(self.identity, task, wanted.item.id, self.forecast, self.drift, names)
+        return digest(self.identity, task, wanted.item.id, wanted.clean, self.forecast, self.drift, names)
 
 
 def inspect(
@@ -85,6 +93,7 @@ def inspect(
 ) -> list[Look]:
     """A look at each item under its conditions. Items whose images cannot be prepared are left out."""
     path = folder / FILE
+    drop_half_line(path)
     known = {look.key: look for look in _read(path)}
     keys = [settings.key(task, each) for each in wanted]
     inspector = _Inspector(preparer, task, settings)
@@ -101,6 +110,12 @@ def inspect(
                 file.flush()
             progress.advance(len(some))
     return [known[key] for key in keys if key in known]
+
+
+def known_looks(task: str, wanted: Sequence[Wanted], folder: Path, settings: Inspection) -> list[Look]:
+    """What `inspect` has written of these, perhaps in another process."""
+    known = {look.key: look for look in _read(folder / FILE)}
+    return [known[key] for each in wanted if (key := settings.key(task, each)) in known]
 
 
 def _read(path: Path) -> Iterator[Look]:
@@ -137,8 +152,13 @@ class _Inspector:
             (row, self._start(row, rows, key, milliseconds))
             for row, (_, key, _) in zip(rows, ready, strict=True)
         ]
-        for condition in dict.fromkeys(c for row in rows for c in row.conditions):
+        spent = [
             self._vary(condition, [pair for pair in pairs if condition in pair[0].conditions])
+            for condition in dict.fromkeys(c for row in rows for c in row.conditions)
+        ]
+        variants = sum(count for _, count in spent)
+        for _, look in pairs if variants else ():
+            look.milliseconds["variant"] = round(sum(each for each, _ in spent) / variants, 3)
         return [look for _, look in pairs]
 
     def _prepare(self, item: Item, condition: Condition) -> Prepared | None:
@@ -157,8 +177,7 @@ class _Inspector:
         start = time.perf_counter()
         encoded, features = self._encode(prepared)
         self.adapter.synchronize()
-        pictures = len({p.request.pixels_group for p in prepared})
-        milliseconds["encode"] = _since(start) / pictures
+        milliseconds["encode"] = _since(start) / len(prepared)
         inputs = [p.row for p in prepared]
         found: Sequence[MarginGradient | None] = [None] * len(prepared)
         states: Sequence[Tensor | None] = [None] * len(prepared)
@@ -180,7 +199,8 @@ class _Inspector:
     def _start(self, row: _Row, rows: Sequence[_Row], key: str, milliseconds: Mapping[str, float]) -> Look:
         look = Look(key=key, item=row.item.id, cluster=row.item.cluster)
         look.milliseconds = {name: round(value, 3) for name, value in milliseconds.items()}
-        look.margin = None if row.found is None else row.found.margin
+        if row.found is not None and math.isfinite(row.found.margin):
+            look.margin = row.found.margin
         if row.state is not None:
             _note(look.energy, CLEAN, _energy(row.features))
             others = [other for other in rows if other.item.cluster != row.item.cluster]
@@ -188,11 +208,15 @@ class _Inspector:
             look.unrelated = sum(apart) / len(apart) if apart else None
         return look
 
-    def _vary(self, condition: Condition, pairs: Sequence[tuple[_Row, Look]]) -> None:
+    def _vary(self, condition: Condition, pairs: Sequence[tuple[_Row, Look]]) -> tuple[float, int]:
+        """Notes what is found; (milliseconds to encode them, how many) of image variants."""
         both = [(*pair, p) for pair in pairs if (p := self._prepare(pair[0].item, condition)) is not None]
         if not both:
-            return
+            return 0.0, 0
+        start = time.perf_counter()
         encoded, features = self._encode([p for _, _, p in both])
+        self.adapter.synchronize()
+        spent = _since(start)
         states: Sequence[Tensor | None] = [None] * len(both)
         if self.settings.drift:
             states = [*last_states(self.adapter, [p.row for _, _, p in both], encoded, features)]
@@ -205,10 +229,11 @@ class _Inspector:
                 _note(look.state_drift, condition, _distance(row.state, state))
                 if condition.image is not None:
                     _note(look.energy, condition, _energy(after))
+        return (spent, len(both)) if condition.image is not None else (0.0, 0)
 
 
 def _note(values: dict[str, float], condition: Condition, value: float | None) -> None:
-    if value is not None:
+    if value is not None and math.isfinite(value):  # half precision may overflow, and JSON has no such number
         values[condition.id] = float(f"{value:.6g}")
 
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from vlmbench.conditions import Condition
 from vlmbench.engine.compute import settled_record
 from vlmbench.engine.plan import Batch, Request, in_order, make_plan, other_images, shard
-from vlmbench.engine.prepare import settle_early
+from vlmbench.engine.prepare import Settled, settle_early
 from vlmbench.engine.progress import Progress
 from vlmbench.engine.ranks import Ranks
 from vlmbench.engine.store import RecordStore
@@ -58,6 +58,12 @@ class Work:
     conditions: Sequence[Condition]
     pool: Sequence[Item] = ()
     """Items out of which a control takes another item's image; empty where none does."""
+    left_out: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Requests that are not tried, by item and condition: why."""
+
+    def settled(self, request: Request) -> Settled | None:
+        reason = self.left_out.get(request.key[1:])
+        return None if reason is None else Settled(State.SKIPPED, reason)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def run_work(
         for same_input in in_order(part.task, mine, part.conditions, others):
             left = []
             for request in same_input:
-                early = settle_early(request, settings.seed, unserved)
+                early = settle_early(request, settings.seed, unserved) or part.settled(request)
                 if early is None:
                     left.append(request)
                 else:

@@ -25,6 +25,7 @@ from vlmbench.experiments.rewritten import (
     refuse_strangers,
     unaskable,
 )
+from vlmbench.experiments.riskiest import Riskiest, check_choice, check_riskiest
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.aliases import is_served
 from vlmbench.perturb.image import IMAGES
@@ -75,6 +76,8 @@ class PerturbOptions:
     temperature: float = 0.7
     forecast: bool = False
     """Foretell flips of image variants from one backward pass, beside those that happen."""
+    riskiest: float | None = None
+    """Answer this share of the image variants alone, those with the lowest forecast margins."""
     drift: bool = False
     """How far visual tokens and the last state move inside the model."""
     pictures: int = 0
@@ -103,6 +106,7 @@ class PerturbOptions:
             raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
         if self.samples and self.temperature <= 0:
             raise UsageError(f"--temperature must be above 0: got {self.temperature:g}")
+        check_riskiest(self.riskiest, self.forecast)
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
 
@@ -295,7 +299,7 @@ def _strength(part: Part, entry: Entry) -> str:
 def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
     """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
     files = read_files(_names(perturb.rewrite, "--rewrite") or [])
-    variations(perturb, rewrites=next(iter(files.values()), None))
+    check_choice(perturb.riskiest, variations(perturb, rewrites=next(iter(files.values()), None)))
     if is_served(options.model):
         from vlmbench.experiments.served_options import check_served
 
@@ -336,7 +340,8 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
         )
         varied = variations(perturb, task.phrasing_names, options.seed, file, asked_of)
         plans.append(TaskPlan(task, given, limit, varied))
-    asked = Inspected(perturb.forecast, perturb.drift)
+    asked = Inspected(perturb.forecast, perturb.drift, options.batch_size or 16, options.show_progress)
+    later = Riskiest(perturb.riskiest, asked) if perturb.riskiest is not None else None
     galleries: list[Gallery] = []
 
     def finish(finished: Finished) -> Table:
@@ -344,9 +349,9 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
         if perturb.pictures:
             galleries.append(gallery(finished, plans, perturb.pictures))
         if asked:
-            table = inspected(finished, plans, asked, options.batch_size or 16, options.show_progress)
+            table = inspected(finished, plans, asked)
         told = unaskable(plans, finished.records) if files else []
         return table.model_copy(update={"notes": [*table.notes, *told]})
 
-    result = session.run(plans, perturb.space, perturb.newline, finish)
+    result = session.run(plans, perturb.space, perturb.newline, finish, later)
     return replace(result, gallery=galleries[0] if galleries else None)

@@ -31,6 +31,12 @@ def check_served(options: RunOptions, perturb: PerturbOptions) -> None:
             f"--prune {perturb.prune} needs the weights, and {options.model} is a served model: give an "
             "alias, a hub id or a folder"
         )
+    for name in ("forecast", "drift"):
+        if getattr(perturb, name):
+            raise UsageError(
+                f"--{name} looks inside the model, and {options.model} is a served model: give an alias, a "
+                "hub id or a folder"
+            )
     if perturb.space == "model":
         raise UsageError("--space model: a served model does not tell the size of its input")
     find_address(options.server)

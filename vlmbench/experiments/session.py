@@ -12,17 +12,18 @@ from vlmbench.conditions import Part
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
-from vlmbench.engine.plan import Batch, shows_another_image
+from vlmbench.engine.plan import Batch
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.probe import check_keep, unserved
 from vlmbench.engine.ranks import Ranks, find_ranks
-from vlmbench.engine.run import Answers, Settings, Work, run_work
+from vlmbench.engine.run import Answers, Settings
 from vlmbench.engine.sight import Sight
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
-from vlmbench.experiments.ceiling import answered, with_ceilings
+from vlmbench.experiments.ceiling import with_ceilings
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.tables import TaskPlan, build_table
+from vlmbench.experiments.turns import Later, answer_plans
 from vlmbench.items import Item
 from vlmbench.metrics.cost import LlmShape
 from vlmbench.models import families
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
 """Logit gaps below which another batch shape may pick the other token, per dtype."""
-
-POOL = 512
-"""Items of a task out of which another item's image is taken, the same ones whatever the --limit."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +127,16 @@ class Session:
         space: str = "source",
         newline: str = "counted",
         finish: Callable[[Finished], Table] = lambda finished: finished.table,
+        later: Later | None = None,
     ) -> Result:
         """Computes what is missing and returns the table; every process calls it, the first one writes.
 
         finish: what the first process adds to the table before it is written, such as a timing pass.
+        later: which variations wait for the answers to the others.
         """
         experiment = self.experiment
-        identity = self._identity(experiment, plans, space, newline)
+        added = later.identity if later is not None else {}
+        identity = {**self._identity(experiment, plans, space, newline), **added}
         folder = (
             self.options.out
             or Path("runs") / f"{experiment}-{self._short_name()}-{digest(identity, length=8)}"
@@ -145,7 +146,6 @@ class Session:
         manifest = manifests.make_manifest(experiment, identity, plan, list(self.options.arguments))
         self.ranks.lead(lambda: manifests.open_run(folder, manifest))
         engine = self._engine(plans, identity, folder, batch_size, space, newline)
-        work = [_work(plan, self.options.seed) for plan in plans]
         everything = ((p.task.name, item) for p in plans for item in p.items)
         fresh = Freshness(everything, engine.preparer.source_hash)
 
@@ -163,20 +163,8 @@ class Session:
             return done
 
         try:
-            run_work(
-                work,
-                folder,
-                engine.answerer,
-                engine.preparer,
-                engine.settings,
-                self.ranks,
-                fresh,
-                engine.unserved,
-                begin,
-                engine.expect,
-            )
-            self.ranks.wait()
-            records = read_records(folder, fresh)
+            is_current = answer_plans(plans, folder, engine, self.ranks, fresh, begin, later)
+            records = read_records(folder, is_current)
             for each in plans:
                 names = [item.id for item in each.items]
                 records = with_ceilings(records, each.task.name, names, each.variations)
@@ -335,12 +323,6 @@ def choose_items(
     if not items:
         raise UsageError(f"task {task.name} has no items")
     return items, None if number is None or number >= task.n_total else number
-
-
-def _work(plan: TaskPlan, seed: int) -> Work:
-    conditions = answered(plan.variations)
-    swaps = any(map(shows_another_image, conditions))
-    return Work(plan.task.name, plan.items, conditions, plan.task.items(POOL, seed) if swaps else ())
 
 
 def _pruners(plans: Sequence[TaskPlan]) -> list[Part]:

@@ -14,6 +14,8 @@ from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.schema import Column, Manifest, Record, State, Table, TaskBlock
 from vlmbench.tasks.load import Task
 
+_RISK = "may change the right answer"
+"""Of a perturbation, to one kind of question or another."""
 _REASONS = 8
 """Reasons listed in one note; some name what only one item has."""
 
@@ -55,7 +57,7 @@ def _left_out(plan: TaskPlan, records: Mapping[tuple[str, str], Record]) -> list
         for item in plan.items:
             record = records.get((item.id, variation.condition.id))
             if record is not None and record.state in {State.SKIPPED, State.NOT_APPLICABLE}:
-                why = "may change the right answer" if record.state is State.SKIPPED else record.detail
+                why = _RISK if _RISK in record.detail else record.detail
                 reasons.setdefault(variation.family, Counter())[why] += 1
     return [
         f"{plan.task.name}: {family}: {whys.total()} of {totals[family]} left out: "

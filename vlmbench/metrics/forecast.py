@@ -61,13 +61,16 @@ def forecast_metrics(pairs: Pairs) -> dict[str, Estimate]:
         "auroc_gain": auroc_difference(forecast, margin, flipped, cluster),
     }
     for share in SHARES:
-        found[f"found@{share:g}"] = _found(forecast, flipped, cluster, share)
-        found[f"found_margin@{share:g}"] = _found(margin, flipped, cluster, share)
+        found[f"found@{share:g}"] = flips_found(forecast, flipped, cluster, share)
+        found[f"found_margin@{share:g}"] = flips_found(margin, flipped, cluster, share)
     return found
 
 
-def _found(risk: Floats, flipped: Bools, cluster: Ints, share: float) -> Estimate:
-    """Of a block of equal risk that the share cuts through, each pair counts in part."""
+def flips_found(risk: Floats, flipped: Bools, cluster: Ints, share: float) -> Estimate:
+    """Share of all flips among the share of the pairs with the highest risk, arrays [p].
+
+    Of a block of equal risk that the share cuts through, each pair counts in part.
+    """
     budget = share * len(risk)
     order = np.argsort(-risk, kind="stable")
     _, block, size = np.unique(-risk[order], return_inverse=True, return_counts=True)

@@ -69,8 +69,11 @@ def draw_shift(table: Table, path: Path, task: str = "", patch: float | None = N
     """Writes the picture of one task, the first by default, as the suffix of `path` says (svg, png, pdf).
 
     patch: source pixels under one patch of the model, where known; a table does not hold it. Raises
-    UsageError where matplotlib is missing, or fewer than two distances were tried.
+    UsageError where matplotlib is missing, fewer than two distances were tried, or a forecast chose the
+    answered ones.
     """
+    if "riskiest" in table.identity:
+        raise UsageError("flips against shift need all image variants: run it without --riskiest")
     task = task or table.tasks[0].task
     with canvas(path, (7.6, 4.6), (0.09, 0.2, 0.87, 0.64)) as axis:
         shifts(axis, table, task, patch)

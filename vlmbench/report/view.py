@@ -36,6 +36,9 @@ def _head(table: Table) -> Section:
             f"task {block.task} v{block.version} · {n}{limit} items on {len(set(block.clusters))} images · "
             f"{len(cells)} conditions"
         )
+    if "riskiest" in table.identity:
+        share = table.identity["riskiest"]
+        lines.append(f"image variants: only those of --riskiest {share} are answered: flip rates too high")
     lines += _times(table)
     return Section(f"vlmbench {table.experiment} · {table.status}", tuple(lines))
 
