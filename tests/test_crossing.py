@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +176,15 @@ def test_families_are_tested_and_corrected() -> None:
     assert [f.metrics["accuracy_p_holm"].value for f in found] == pytest.approx(holm(p).tolist())
     nothing = with_tests(made, [(one, [])])
     assert nothing == [one]
+
+
+@given(size=st.integers(1, 60), seed=st.integers(0, 99))
+def test_no_family_waits_long_for_its_turn(size: int, seed: int) -> None:
+    """While pairs of families are new, no family is met two times more often than another of its axis."""
+    images = [Part(f"image-{i}", label=f"image-{i}(k={k})") for i in range(7) for k in range(i + 1)]
+    questions = [Part(f"question-{i}") for i in range(4)]
+    for axis, families in ((0, 7), (1, 4)):
+        pairs = crossed(images, questions, min(size, 28), seed)
+        met = Counter(pair[axis].name for pair in pairs)
+        least = min(met.values()) if len(met) == families else 0
+        assert max(met.values()) - least <= 2

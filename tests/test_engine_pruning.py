@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given, settings
 from runs import run, write_rows, write_task
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from vlmbench.experiments.prune import FIXED, PruneOptions, part_of, variations
 from vlmbench.experiments.prune import run as prune
 from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
+from vlmbench.perturb.image import IMAGES
 from vlmbench.prune import PRUNERS
 from vlmbench.prune.base import Context, Pruner
 from vlmbench.registry import Entry
@@ -192,6 +195,24 @@ def test_plan_puts_methods_behind_one_another_on_the_same_pictures() -> None:
             pictures.append(tuple(dict.fromkeys(r.pixels_group for r in batch.requests)))
     changes = sum(one != other for one, other in pairwise(pictures))
     assert changes == 2, "ten items in blocks of four: pictures change twice"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=st.integers(2, 13), per_image=st.integers(1, 3), rows=st.integers(2, 9), extra=st.integers(0, 3)
+)
+def test_the_second_repeat_stands_in_another_row(images: int, per_image: int, rows: int, extra: int) -> None:
+    """Whatever else fills the batches; only a batch of one request has no other row."""
+    items = [item(f"{i}-{j}", str(i)) for i in range(images) for j in range(per_image)]
+    shifts = [Condition(image=IMAGES.get("shift").part(dx=dx + 1)) for dx in range(extra)]
+    conditions = [Condition(), Condition(repeat=2), *shifts]
+    plan = make_plan(in_order("t", items, conditions), rows, "p", 0)
+    home = {r.item.id: row for b in plan for row, r in enumerate(b.requests) if r.condition.id == "clean"}
+    repeats = [b for b in plan if b.requests[0].condition.repeat]
+    assert sorted(r.item.id for b in repeats for r in b.requests) == sorted(home)
+    for batch in repeats:
+        same = [r.item.id for row, r in enumerate(batch.requests) if home[r.item.id] == row]
+        assert not same or len({home[r.item.id] for r in batch.requests}) == 1
 
 
 def test_other_images_are_of_another_cluster_and_do_not_depend_on_the_shard() -> None:

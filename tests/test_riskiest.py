@@ -277,8 +277,13 @@ def test_wrong_usage_is_told(tiny_model: Tiny, task: Path, runs: dict[str, Path]
         PerturbOptions(riskiest=0.5)
     options = RunOptions(model=str(tiny_model("llava")), tasks=str(task))
     for wrong in ({"families": "case"}, {"suite": "null"}, {"prune": "zoo@0.5"}):
-        with pytest.raises(UsageError, match="chooses among image perturbations of the full model"):
+        with pytest.raises(UsageError, match="under image perturbations of the full model"):
             check_names(options, PerturbOptions(**wrong, forecast=True, riskiest=0.5))
+        with pytest.raises(UsageError, match="--forecast foretells flips under image perturbations"):
+            check_names(options, PerturbOptions(**wrong, forecast=True))
+    for wrong in ({"families": "case", "prune": "zoo@0.5"}, {"suite": "null"}):
+        with pytest.raises(UsageError, match="--drift looks into the full model"):
+            check_names(options, PerturbOptions(**wrong, drift=True))
     served = RunOptions(model="openai:some", tasks=str(task))
     for wrong in ({"forecast": True, "riskiest": 0.5}, {"forecast": True}, {"drift": True}):
         with pytest.raises(UsageError, match="looks inside the model"):

@@ -62,6 +62,11 @@ class Request:
         return self.task, self.item.id, self.condition.id
 
     @property
+    def once(self) -> Request:
+        """The request that a repeat repeats."""
+        return replace(self, condition=replace(self.condition, repeat=0))
+
+    @property
     def origin(self) -> Request | None:
         """The unperturbed request; None where no method chooses tokens, or where the question alone is
         perturbed and the method does not see it."""
@@ -225,17 +230,34 @@ def make_plan(inputs: Iterable[Sequence[Request]], rows: int, prefix: str, seed:
             programs.setdefault(_program(request), []).append(request)
         for requests in programs.values():
             batches += cut(requests, rows, f"{prefix}-b{rows}", len(batches))
+    home = {request.key: row for batch in batches for row, request in enumerate(batch.requests)}
     for (index, _), placed in sorted(repeats.items()):
         size = rows
         if index == 1:
             size = 1
         elif index == 2:
-            placed = placed[::-1]
+            placed = _in_other_rows(placed[::-1], size, [home.get(r.once.key, -1) for r in placed[::-1]])
         else:
             size = rows // 2 + 1 if rows > 1 else 2
             random.Random(seed_for(seed, "repeat", index)).shuffle(placed)
         batches += cut(placed, size, f"{prefix}-r{index}b{size}", len(batches))
     return batches
+
+
+def _in_other_rows(placed: Sequence[Request], rows: int, home: Sequence[int]) -> list[Request]:
+    """The requests batch by batch as they are, each in another row than its `home`, wherever its batch has
+    one: rotated until fewest stand at home, who then change places with others."""
+    found: list[Request] = []
+    for start in range(0, len(placed), rows):
+        part = list(range(start, min(start + rows, len(placed))))
+        turns = (part[turn:] + part[:turn] for turn in range(len(part)))
+        best = min(turns, key=lambda turn: sum(home[i] == row for row, i in enumerate(turn)))
+        for row, i in enumerate(best):
+            if home[i] == row:
+                other = next((k for k, j in enumerate(best) if home[j] != row and home[i] != k), row)
+                best[row], best[other] = best[other], best[row]
+        found += [placed[i] for i in best]
+    return found
 
 
 def _program(request: Request) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from vlmbench.conditions import Condition, Part
@@ -18,8 +19,8 @@ Pair = tuple[Part, Part]
 def crossed(images: Sequence[Part], questions: Sequence[Part], size: int, seed: int) -> list[Pair]:
     """A seeded sample of `size` different pairs, all of them where there are no more.
 
-    Families take turns, so that each pair of families is met before one is met twice: a family with a large
-    grid does not crowd out the others. The same seed gives nested samples.
+    Families take turns: each pair of families is met before one is met twice, and of those still to come the
+    next is one whose two families were met least. The same seed gives nested samples.
     """
     by_families: dict[tuple[str, str], list[Pair]] = {}
     for image in images:
@@ -30,8 +31,17 @@ def crossed(images: Sequence[Part], questions: Sequence[Part], size: int, seed: 
     for pairs in turns:
         rng.shuffle(pairs)
     rng.shuffle(turns)
-    most = max(map(len, turns), default=0)
-    return [pairs[turn] for turn in range(most) for pairs in turns if turn < len(pairs)][:size]
+    left = {(pairs[0][0].name, pairs[0][1].name): pairs for pairs in turns}
+    met: Counter[object] = Counter()
+    found: list[Pair] = []
+    while left and len(found) < size:
+        # the first of equals, in the order that the seed drew
+        families = min(left, key=lambda each: (met[each], sum(met[axis] for axis in enumerate(each))))
+        met.update([families, *enumerate(families)])
+        found.append(left[families].pop(0))
+        if not left[families]:
+            del left[families]
+    return found
 
 
 def reaches(

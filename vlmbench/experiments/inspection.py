@@ -14,7 +14,7 @@ from vlmbench import table_io
 from vlmbench.engine.inspection import Inspection, Look, Wanted, inspect
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import settle_early
-from vlmbench.experiments.riskiest import is_foretold, told_reason
+from vlmbench.experiments.riskiest import drifts, is_foretold, told_reason
 from vlmbench.metrics.forecast import Pairs, drift_metrics, forecast_metrics
 from vlmbench.metrics.forecast_cost import Price, forecast_costs
 from vlmbench.metrics.riskiest import Chosen, riskiest_metrics
@@ -46,7 +46,7 @@ class Inspected:
 
     def varied(self, plan: TaskPlan) -> list[Variation]:
         """Perturbations of the full model; a question's changes no visual token, but the states."""
-        return [v for v in plan.variations if is_foretold(v) or (self.drift and _is_question(v))]
+        return [v for v in plan.variations if is_foretold(v) or (self.drift and drifts(v))]
 
     def settings(self, folder: Path) -> Inspection:
         """Of the run in this folder."""
@@ -97,12 +97,6 @@ def inspected(finished: Finished, plans: Sequence[TaskPlan], asked: Inspected) -
     return table.model_copy(
         update={**added, "plan": {**table.plan, **({"forecast": costs} if costs else {})}}
     )
-
-
-def _is_question(variation: Variation) -> bool:
-    condition = variation.condition
-    full = condition.prune is None and condition.roi is None
-    return full and variation.axis == "question" and bool(variation.reference)
 
 
 class _Found:

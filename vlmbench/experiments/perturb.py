@@ -25,7 +25,7 @@ from vlmbench.experiments.rewritten import (
     refuse_strangers,
     unaskable,
 )
-from vlmbench.experiments.riskiest import Riskiest, check_choice, check_riskiest
+from vlmbench.experiments.riskiest import Riskiest, check_inspected, check_riskiest
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.aliases import is_served
 from vlmbench.perturb.image import IMAGES
@@ -104,8 +104,8 @@ class PerturbOptions:
             raise UsageError("--churn compares choices of tokens: name a pruner, --prune zoo@0.9")
         if self.cross and self.cross_size < 1:
             raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
-        if self.samples and self.temperature <= 0:
-            raise UsageError(f"--temperature must be above 0: got {self.temperature:g}")
+        if self.samples and not 1e-3 <= self.temperature <= 1e3:  # NaN is not
+            raise UsageError(f"--temperature must be in [0.001, 1000]: got {self.temperature:g}")
         check_riskiest(self.riskiest, self.forecast)
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
@@ -299,13 +299,14 @@ def _strength(part: Part, entry: Entry) -> str:
 def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
     """Tells a misspelt name before anything heavy is loaded. Raises UsageError."""
     files = read_files(_names(perturb.rewrite, "--rewrite") or [])
-    check_choice(perturb.riskiest, variations(perturb, rewrites=next(iter(files.values()), None)))
+    found = variations(perturb, rewrites=next(iter(files.values()), None))
     if is_served(options.model):
         from vlmbench.experiments.served_options import check_served
 
         check_tasks(options)
         check_served(options, perturb)
         return
+    check_inspected(perturb.forecast, perturb.drift, perturb.riskiest, found)
     if options.server.base_url is not None:
         raise UsageError(f"--base-url goes with --model openai:NAME: got --model {options.model}")
     check_sources(options)

@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from vlmbench.schema import Record
 
 
-def is_foretold(variation: Variation) -> bool:
-    """Whether its flips can be forecast: an image perturbation of the full model."""
+def drifts(variation: Variation) -> bool:
+    """Whether states can be compared: a perturbation of the full model. A question's moves no visual
+    token."""
     condition = variation.condition
     full = condition.prune is None and condition.roi is None
-    return full and variation.axis == "image" and bool(variation.reference)
+    return full and variation.axis in {"image", "question"} and bool(variation.reference)
+
+
+def is_foretold(variation: Variation) -> bool:
+    """Whether its flips can be forecast: an image perturbation of the full model."""
+    return drifts(variation) and variation.axis == "image"
 
 
 def check_riskiest(share: float | None, forecast: bool) -> None:
@@ -44,11 +50,19 @@ def check_riskiest(share: float | None, forecast: bool) -> None:
         raise UsageError("--riskiest answers the pairs with the lowest forecast margin: add --forecast")
 
 
-def check_choice(share: float | None, variations: Sequence[Variation]) -> None:
-    """Raises UsageError where there is nothing to choose from."""
-    if share is not None and not any(map(is_foretold, variations)):
+def check_inspected(
+    forecast: bool, drift: bool, share: float | None, variations: Sequence[Variation]
+) -> None:
+    """Raises UsageError where there is nothing to foretell or to look at."""
+    if forecast and not any(map(is_foretold, variations)):
+        option = "--forecast" if share is None else f"--riskiest {share:g}"
         raise UsageError(
-            f"--riskiest {share:g} chooses among image perturbations of the full model, and none is asked "
+            f"{option} foretells flips under image perturbations of the full model, and none is asked for: "
+            "name one, --perturb shift, and with --prune name none as well"
+        )
+    if drift and not any(map(drifts, variations)):
+        raise UsageError(
+            "--drift looks into the full model under image and question perturbations, and none is asked "
             "for: name one, --perturb shift, and with --prune name none as well"
         )
 
