@@ -772,6 +772,14 @@ def test_corrupt_empty_and_huge_files_are_item_errors() -> None:
         ("What color is the car?", "colour"),
         ("Is the gray cat asleep?", "colour"),
         ("Is the line horizontal?", "orientation"),
+        ("Is there more dogs than cats?", "count"),
+        ("Are there fewer big red dogs than cats?", "count colour"),
+        ("Wie viele Hunde sind links?", "count location"),
+        ("Combien de chiens y a-t-il à gauche ?", "count location"),
+        ("¿Cuántos perros hay a la izquierda?", "count location"),
+        ("What is the weather like?", "clarity"),
+        ("Is it foggy?", "clarity"),
+        ("Is the picture blurry?", "clarity"),
         # Parts of words do not count.
         ("Is the theft at a stopover of the bread countess cleft?", ""),
         ("", ""),
@@ -795,6 +803,9 @@ def test_small_strengths_leave_ordinary_questions_alone() -> None:
     assert "count" in build("crop", n=16).risks()
     assert "colour" in build("gamma", percent=-20).risks()
     assert "ocr" in build("overlay").risks()
+    for part in IMAGES.suite("stress"):
+        if part.name != "rotate":
+            assert "clarity" in build(part.name, **part.parameters).risks()
     benign = [build(part.name, **part.parameters).risks() for part in IMAGES.suite("benign")]
     assert not any("location" in risks or "colour" in risks for risks in benign)
 

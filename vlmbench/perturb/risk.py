@@ -3,7 +3,8 @@
 A flip counts against the model only where the right answer stayed the same. A perturbation names the tags
 of the questions for which it may not have (`risks`), a question carries tags by its words, and where the
 two meet the request is SKIPPED. Words are matched generously: a false match costs one request, a missed one
-a wrong flip.
+a wrong flip. They are English, with the commonest of place, number and colour in German, French and Spanish;
+a question in another language carries no tag (a translation of `rewrite` has those of its original).
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ import re
 _WORDS = {
     "location": r"left|right|(left|right|top|upper|bottom|lower)most|top|bottom|corners?|edges?|above|below|"
     r"under|underneath|beneath|upper|lower|middle|cent(er|re)s?|central|sides?|where|positions?|positioned|"
-    r"located|location|quadrants?",
+    r"located|location|quadrants?|"
+    r"links|rechts|linken?|rechten?|oben|unten|gauche|droite|haut|dessus|dessous|izquierd[ao]|derech[ao]|"
+    r"arriba|abajo|encima|debajo",
     "edge": r"edges?|borders?|boundar(y|ies)|corners?|margins?|frames?|framed|cut off|cropped|truncated|"
     r"part(ial)?ly",
     "orientation": r"horizontal(ly)?|vertical(ly)?|diagonal(ly)?|tilt(s|ed|ing)?|slant(s|ed|ing)?|upright|"
     r"straight|angles?|rotat(e|ed|ion)|lean(s|ing)?|orientation|oriented|upside",
     "count": r"how (many|much)|numbers? of|amount of|quantity|total|count(s|ed|ing)?|fewer|fewest|more than|"
-    r"less than|at least|at most|exactly|two|three|four|five|six|seven|eight|nine|ten|dozens?|\d+",
+    r"less than|at least|at most|exactly|(more|fewer|less)( \w+){1,3} than|"
+    r"wie ?viele?|anzahl|combien|nombre de|cu[aá]nt[ao]s|n[uú]mero de|"
+    r"two|three|four|five|six|seven|eight|nine|ten|dozens?|\d+",
     "ocr": r"reads?|reading|texts?|words?|letters?|digits?|numerals?|numbers?(?!\s+of\b)|says?|saying|said|"
     r"writ(e|es|ing|ten)|print(s|ed)?|signs?|signage|labels?|labell?ed|captions?|titles?|headlines?|brands?|"
     r"logos?|slogans?|spell(s|ed|ing)?|licen[cs]e plates?|characters?|fonts?|prices?",
     "colour": r"colou?r(s|ed|ful)?|shades?|hues?|tints?|dark(er|est)?|bright(er|est|ness)?|"
     r"light(er|est|ing)?|red|green|blue|yellow|orange|purple|violet|pink|brown|black|white|gr[ae]y|beige|"
-    r"teal|turquoise|cyan|magenta|gold(en)?|silver",
+    r"teal|turquoise|cyan|magenta|gold(en)?|silver|farben?|couleurs?|colores",
+    "clarity": r"blur(s|red|ry)?|sharp(ness)?|focus(ed)?|out of focus|clear(ly|er)?|pixelated|pixels?|noisy|"
+    r"noise|grain(y)?|resolution|quality|weather|fog(gy)?|mist(y)?|haz(e|y)|smok(e|y)|cloud(s|y)?|overcast|"
+    r"visibility|sunny|rain(y|ing)?|snow(y|ing)?|motion|moving|distort(s|ed|ion)?",
 }
 _PATTERNS = {tag: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for tag, words in _WORDS.items()}
 
@@ -57,8 +65,8 @@ def photometric_risks(percent: float) -> frozenset[str]:
 
 
 def detail_risks(severity: int) -> frozenset[str]:
-    """What a loss of detail of the stress set may break: text at once, above severity 3 also counts, because
-    small things vanish and near ones run together."""
+    """What a loss of detail of the stress set may break: text, and questions on the very quality that is
+    spoilt, at once; above severity 3 also counts, because small things vanish and near ones run together."""
     if severity <= 0:
         return frozenset()
-    return frozenset({"ocr"}) if severity <= 3 else frozenset({"ocr", "count"})
+    return frozenset({"ocr", "clarity"} | ({"count"} if severity > 3 else set()))

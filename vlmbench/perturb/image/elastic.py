@@ -45,7 +45,7 @@ class Elastic:
     def risks(self) -> frozenset[str]:
         if not self.severity:
             return frozenset()
-        mild = frozenset({"edge", "orientation"})
+        mild = frozenset({"edge", "orientation", "clarity"})
         return mild | detail_risks(self.severity) if self.severity > 2 else mild
 
 

@@ -42,7 +42,9 @@ class Fog:
 
     def risks(self) -> frozenset[str]:
         # The veil is grey, so hues keep their names where at least .28 of their light passes.
-        return detail_risks(self.severity) | {"colour"} if self.severity > 3 else frozenset()
+        if self.severity > 3:
+            return detail_risks(self.severity) | {"colour"}
+        return frozenset({"clarity"}) if self.severity else frozenset()
 
 
 def cloud(seed: int, size: Size) -> Floats:
