@@ -66,7 +66,7 @@ def margin_gradients(
     leaves = [_leaf(features) for features in whole]
     inputs = adapter.model_inputs(rows, encoded, Applied(tuple(leaves)))
     gaps, config = _Gaps(), greedy_config(model, max_new_tokens, adapter.pad_id)
-    with _frozen_weights(model), torch.enable_grad():
+    with frozen_weights(model), torch.enable_grad():
         # `generate` is wrapped in no_grad; what it wraps is not
         generate = type(model).generate.__wrapped__
         sequences = generate(
@@ -115,7 +115,7 @@ def _leaf(features: ImageFeatures) -> ImageFeatures:
 
 
 @contextmanager
-def _frozen_weights(model: torch.nn.Module) -> Iterator[None]:
+def frozen_weights(model: torch.nn.Module) -> Iterator[None]:
     """For the duration no weight asks for a gradient, so that none of their inputs is kept for one."""
     asked = [p for p in model.parameters() if p.requires_grad]
     try:
