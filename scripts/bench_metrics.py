@@ -18,7 +18,8 @@ import numpy as np
 
 from vlmbench.metrics.bootstrap import cluster_bootstrap
 from vlmbench.metrics.outcomes import Outcomes
-from vlmbench.metrics.stability import summarise
+from vlmbench.metrics.resamples import Resamples
+from vlmbench.metrics.stability import cell_metrics, summarise
 
 
 def synthetic(n: int, m: int, per_cluster: int, seed: int = 0) -> Outcomes:
@@ -40,6 +41,14 @@ def synthetic(n: int, m: int, per_cluster: int, seed: int = 0) -> Outcomes:
         reference=np.array([-1] + [0] * (m - 1)),
         unchanged=np.zeros((n, m), bool),
     )
+
+
+def whole(outcomes: Outcomes, columns: np.ndarray, floor: np.ndarray, resamples: Resamples) -> None:
+    """What a table of this size asks for."""
+    for column in [*columns, *floor]:
+        cell_metrics(outcomes, int(column), floor, resamples)
+    for group in [*np.array_split(columns, 20), *np.array_split(columns, 20)]:
+        summarise(outcomes, group, floor=floor, resamples=resamples)
 
 
 def measure(name: str, work: Callable[[], object]) -> dict[str, object]:
@@ -75,13 +84,18 @@ def main() -> None:
     columns = np.arange(1, args.conditions - 3)
     floor = np.arange(args.conditions - 3, args.conditions)
     print(f"{machine()}\n{args.items} items x {args.conditions} conditions, B = {args.draws}")
+
+    def drawn() -> Resamples:
+        return Resamples(outcomes.cluster, args.draws)
+
     results = [
         measure(
             "bootstrap of all flip rates",
             lambda: cluster_bootstrap(num, den, outcomes.cluster, args.draws),
         ),
         measure("summarise, analytic", lambda: summarise(outcomes, columns, floor=floor)),
-        measure("summarise, bootstrap", lambda: summarise(outcomes, columns, floor=floor, b=args.draws)),
+        measure("summarise, bootstrap", lambda: summarise(outcomes, columns, floor=floor, resamples=drawn())),
+        measure("all cells and 40 groups, bootstrap", lambda: whole(outcomes, columns, floor, drawn())),
     ]
     if args.json:
         print(json.dumps({"machine": machine(), "arguments": vars(args), "results": results}))

@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_table import small_table
 
 from vlmbench.conditions import CLEAN, Condition, Part
 from vlmbench.errors import UsageError
 from vlmbench.experiments.crossing import crossed
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.perturb import PerturbOptions, run, variations
+from vlmbench.items import Item
 from vlmbench.metrics.bootstrap import bootstrap_sums
 from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.outcomes import STATES, Outcomes
-from vlmbench.metrics.significance import holm, sign_flip
-from vlmbench.metrics.tabulate import Variation
+from vlmbench.metrics.resamples import Resamples
+from vlmbench.metrics.significance import holm, mcnemar, sign_flip
+from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.metrics.tested import with_tests
-from vlmbench.schema import State, Summary
+from vlmbench.report.crossing import crossing_sections
+from vlmbench.report.printing import markdown_sections
+from vlmbench.report.view import _tested_section
+from vlmbench.schema import Record, State, Summary
 
 IMAGES = [Part("shift", label=f"shift(dx={i})") for i in range(5)] + [Part("pad"), Part("crop")]
 QUESTIONS = [Part("case"), Part("polite", label="polite(r=1)"), Part("polite", label="polite(r=2)")]
@@ -148,6 +155,7 @@ def test_error_of_the_interaction_equals_the_bootstrap() -> None:
     made, plan = outcomes(5, 900, 2)
     mine = next(iter(crossings(plan)))[1]
     found = crossing_metrics(made, mine)["flip_interaction"]
+    drawn = crossing_metrics(made, mine, resamples=Resamples(made.cluster, 2000))["flip_interaction"]
     columns = []
     for c in mine:
         used = np.logical_and.reduce([made.pairs[:, j] for j in (c.both, c.image, c.question)])
@@ -156,6 +164,8 @@ def test_error_of_the_interaction_equals_the_bootstrap() -> None:
     n, xy, x, y = np.moveaxis(sums, 2, 0)
     replicates = ((xy - n + (n - x) * (n - y) / n).sum(1)) / n.sum(1)
     assert found.se == pytest.approx(replicates.std(), rel=0.06)
+    assert drawn.se == pytest.approx(replicates.std(), rel=0.06)
+    assert (drawn.low, drawn.high) == pytest.approx((found.low, found.high), abs=0.006)
 
 
 def test_families_are_tested_and_corrected() -> None:
@@ -176,6 +186,89 @@ def test_families_are_tested_and_corrected() -> None:
     assert [f.metrics["accuracy_p_holm"].value for f in found] == pytest.approx(holm(p).tolist())
     nothing = with_tests(made, [(one, [])])
     assert nothing == [one]
+
+
+def test_the_test_that_made_p_is_named() -> None:
+    """McNemar where pairs are independent; signs of images where items share one or have several variants,
+    there b and c stay counts of pairs."""
+    made, _ = outcomes(7, 60, 2)
+    whole = replace(made, score=np.where(np.isnan(made.score), np.nan, made.score > 0.5))
+    alone = replace(whole, cluster=np.arange(60))
+    one = Summary(task="t", group={"axis": "image", "family": "shift"}, metrics={})
+    single, several = with_tests(alone, [(one, [1]), (one, [1, 2])])
+    expected = mcnemar(single.counts["b"], single.counts["c"])
+    assert (single.test, single.metrics["accuracy_p"].value) == (expected.method, expected.p)
+    assert several.test.startswith("sign-flip")
+    shared, soft = with_tests(whole, [(one, [1])])[0], with_tests(made, [(one, [1])])[0]
+    assert shared.test.startswith("sign-flip")
+    assert soft.test == "paired-bootstrap"
+    assert (shared.counts["b"], shared.counts["c"]) == (single.counts["b"], single.counts["c"])
+
+    def printed(*families: Summary) -> str:
+        return markdown_sections(_tested_section(SimpleNamespace(task="t"), families))  # type: ignore[arg-type]
+
+    assert "mid-p" in expected.method or "McNemar" in printed(single)
+    assert "McNemar" not in printed(shared, several)
+    assert "sign flips over whole images" in printed(shared, several)
+    assert "pairs (item, variant)" in printed(shared)
+    assert "bootstrap: paired" in printed(soft)
+
+
+def test_excess_of_crossed_pairs_and_rows_by_question_family() -> None:
+    """Repeats flip one answer in ten; the pairs flip all."""
+    part = {"shift": Part("shift"), "pad": Part("pad"), "polite": Part("polite"), "case": Part("case")}
+    plan = [Variation(CLEAN), Variation(Condition(repeat=1), "repeat", "repeat", "1", "clean")]
+    plan += [Variation(Condition(image=part[n]), "image", n, "", "clean") for n in ("shift", "pad")]
+    plan += [Variation(Condition(question=part[n]), "question", n, "", "clean") for n in ("polite", "case")]
+    for x, y in (("shift", "polite"), ("pad", "polite"), ("pad", "case")):
+        both = Condition(question=part[y], image=part[x])
+        plan.append(Variation(both, "cross", f"{x} x {y}", "", "clean"))
+    items = [Item(f"i{i}", "q?", (), ("a",), cluster=f"c{i}") for i in range(10)]
+    records = {}
+    for i, item in enumerate(items):
+        for v in plan:
+            flips = v.axis == "cross" or (v.axis == "repeat" and i == 0)
+            records[item.id, v.condition.id] = Record(
+                task="t",
+                item=item.id,
+                condition=v.condition.id,
+                key="k",
+                state=State.PARSED,
+                answer="b" if flips else "a",
+                score=float(not flips),
+            )
+    block = (
+        small_table()
+        .tasks[0]
+        .model_copy(
+            update={
+                "task": "t",
+                "items": [i.id for i in items],
+                "clusters": [i.cluster for i in items],
+                "digests": [],
+                "answers": [],
+                "n_total": 10,
+            }
+        )
+    )
+    done = tabulate(TaskResult(block, items, plan, records))
+    groups = [s for s in done.summaries if "cross" in s.group]
+    assert [(s.group, s.counts["pairs"]) for s in groups] == [
+        ({"cross": "shift"}, 1),
+        ({"cross": "pad"}, 2),
+        ({"cross": "polite", "by": "question"}, 2),
+        ({"cross": "case", "by": "question"}, 1),
+        ({"cross": "all"}, 3),
+    ]
+    for summary in groups:
+        assert summary.metrics["excess_flip_rate"].value == pytest.approx(0.9)
+        assert summary.metrics["excess_flip_rate"].low is not None
+    table = small_table().model_copy(
+        update={"tasks": [done.block], "cells": done.cells, "summaries": done.summaries}
+    )
+    (section,) = crossing_sections(table, done.block)
+    assert [row[0] for row in section.rows] == ["shift", "pad", "x polite", "x case", "all"]
+    assert {row[section.columns.index("over")] for row in section.rows} == {"+90.0"}
 
 
 @given(size=st.integers(1, 60), seed=st.integers(0, 99))

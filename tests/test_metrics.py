@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from vlmbench.metrics import agreement, stability
 from vlmbench.metrics.estimate import wilson
 from vlmbench.metrics.outcomes import STATES, Outcomes
+from vlmbench.metrics.resamples import Resamples
 from vlmbench.schema import State
 
 CODE = {state: i for i, state in enumerate(STATES)}
@@ -294,9 +295,9 @@ def test_nothing_to_count_gives_none_and_no_warning(n):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for columns, mask in (([1, 2], None), ([0], None), ([], None), ([1, 2], np.zeros(n, bool))):
-            for b in (0, 20):
-                metrics = stability.summarise(outcomes, columns, mask, floor=[3], b=b).metrics
-                assert all(estimate.se is None for estimate in metrics.values())
+            for resamples in (None, Resamples(outcomes.cluster, 20)) if n else (None,):
+                group = stability.summarise(outcomes, columns, mask, floor=[3], resamples=resamples)
+                assert all(estimate.se is None for estimate in group.metrics.values())
 
 
 def test_any_flip_at_k_is_stable_for_large_suites():

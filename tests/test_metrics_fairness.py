@@ -410,8 +410,10 @@ def test_what_cannot_be_shown() -> None:
 
 
 def test_what_cannot_be_shown_is_no_less_than_half_the_interval() -> None:
-    """Two images: a figure of value 0 whose interval is +-8.9 points."""
-    figure = paired_difference([1, 0, 0, 1], [4] * 4, [0, 1, 0, 1], [4] * 4, [0, 0, 1, 1])
+    """Two images: one without a change, one with a flip less; where both agree nothing is known."""
+    agree = paired_difference([1, 0, 0, 1], [4] * 4, [0, 1, 0, 1], [4] * 4, [0, 0, 1, 1])
+    assert detectable_size(agree, 2) is None
+    figure = paired_difference([1, 0, 0, 1], [4] * 4, [0, 1, 1, 1], [4] * 4, [0, 0, 1, 1])
     assert figure.high is not None
     size = detectable_size(figure, 2)
     assert size is not None

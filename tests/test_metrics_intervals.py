@@ -22,6 +22,8 @@ from vlmbench.metrics.bootstrap import (
     paired_bootstrap,
 )
 from vlmbench.metrics.estimate import Ratio, paired_difference, ratio_estimate, wilson
+from vlmbench.metrics.predict_curves import ranked_estimates
+from vlmbench.metrics.resamples import Resamples
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -119,6 +121,39 @@ def test_a_floor_of_zero_flips_is_not_certainty():
     assert (both.value, both.low, both.high) == (0, -wilson(0, 60)[1], wilson(0, 60)[1])
 
 
+def test_clusters_that_all_agree_are_not_certainty():
+    """Two images of 7 items with the same rate, the same accuracy before and after, an answer that ties."""
+    cluster, ones = np.repeat([0, 1], 7), np.ones(14)
+    flips = np.tile([1, 0, 0, 0, 0, 0, 0], 2)
+    rate = ratio_estimate(flips, ones * 6, cluster)
+    assert rate.se == pytest.approx(0, abs=1e-12)
+    assert (rate.low, rate.high) == pytest.approx(wilson(1 / 42, 2))
+    right = np.tile([1.0, 1, 1, 0, 0, 0, 0], 2)
+    none = paired_difference(right, ones, right, ones, cluster)
+    assert (none.value, none.se) == (0, 0)
+    assert (none.low, none.high) == pytest.approx((-wilson(0, 2)[1], wilson(0, 2)[1]))
+    boot = Resamples(cluster, 300)
+    ratios = {"rate": Ratio(flips.astype(float), ones * 6)}
+    assert estimate_all(ratios, cluster, boot)["rate"] == rate
+    pairs = {"none": (Ratio(right, ones), Ratio(right, ones))}
+    assert difference_all(pairs, cluster, boot)["none"] == none
+
+
+def test_a_figure_that_a_tie_keeps_from_its_end_is_hardly_surer_than_there():
+    """48 answers on 28 images, half of them taken: all right, or a tie block at the cut that holds the only
+    error, so that the mean over its orders is one half of a percent short of 100."""
+    cluster = np.arange(48) % 28
+    confidence = np.where(np.arange(48) < 23, 2.0, 1.0)
+    right = np.ones(48, bool)
+    sure = ranked_estimates(confidence, right, cluster, 500)["precision_at_coverage@0.5"]
+    right[40] = False
+    nearly = ranked_estimates(confidence, right, cluster, 500)["precision_at_coverage@0.5"]
+    assert sure.value == 1
+    assert 0.995 < nearly.value < 1
+    assert nearly.low == pytest.approx(sure.low, abs=0.03)
+    assert sure.low < 0.9
+
+
 @settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_missing_rows_and_the_order_of_rows_do_not_matter(seed):
@@ -188,14 +223,16 @@ def test_bootstrap_and_analysis_agree():
     paired = paired_bootstrap(*(x[:, None] for x in (num, den, other, den)), cluster, seed=1)
     assert paired.se[0] == pytest.approx(difference.se, rel=0.06)
     ratios = {"one": Ratio(num, den), "none": Ratio(num * 0, den)}
-    found = estimate_all(ratios, cluster, b=5000, seed=1)
+    draws = Resamples(cluster, 5000, seed=1)
+    found = estimate_all(ratios, cluster, draws)
     assert found["one"].se == pytest.approx(boot.se[0])
     assert found["none"] == ratio_estimate(num * 0, den, cluster)
     pairs = {"gap": (Ratio(num, den), Ratio(other, den)), "floor": (ratios["one"], ratios["none"])}
-    gaps = difference_all(pairs, cluster, b=5000, seed=1)
+    gaps = difference_all(pairs, cluster, draws)
     assert gaps["gap"].se == pytest.approx(paired.se[0])
     assert gaps["floor"] == paired_difference(num, den, num * 0, den, cluster)
-    assert estimate_all(ratios, cluster, b=500, seed=3) == estimate_all(ratios, cluster, b=500, seed=3)
+    again = estimate_all(ratios, cluster, Resamples(cluster, 5000, seed=1))
+    assert again == found
 
 
 @pytest.mark.parametrize(("clusters", "share"), [(40, 0.4), (150, 0.15)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,17 +18,20 @@ from hypothesis import strategies as st
 from test_compare import WORDS, make_cell, make_table
 
 from vlmbench.cli.app import run
+from vlmbench.comparison.pooled import pooled
 from vlmbench.comparison.predict import predict
 from vlmbench.comparison.prediction import Prediction
+from vlmbench.comparison.weights import same_weights
 from vlmbench.errors import NotComparableError, UsageError
 from vlmbench.metrics import ranking, selective
 from vlmbench.metrics.estimate import wilson
 from vlmbench.metrics.predict_curves import FIGURES, ranked_estimates, ranked_figures
 from vlmbench.metrics.predict_figures import Labels, Score, auroc_minus, auroc_of, category_influence
-from vlmbench.metrics.predict_folds import grouped_folds, out_of_fold, out_of_group
+from vlmbench.metrics.predict_folds import grouped_folds, held_out_score, out_of_fold, out_of_group
 from vlmbench.metrics.predict_logistic import Scaling, fit_logistic, fit_path
+from vlmbench.report.predict import prediction_sections
 from vlmbench.schema import Column, Table
-from vlmbench.table_io import dump_table
+from vlmbench.table_io import dump_table, read_table
 
 seeds = st.integers(0, 2**32 - 1)
 FAMILIES = ("shift", "polite")
@@ -309,9 +313,85 @@ def test_within_one_model_it_is_selective_prediction() -> None:
     assert found.large is None
     assert {one.name for one in found.predictors}.isdisjoint({"same_answer", "large_probability"})
     right = np.array(small.cells[0].score.decode()) > 0.5
-    # a table keeps doubts to half a percent
     assert figure(found, "probability") == pytest.approx(ranking.auroc(-doubt, right))
     assert found.errors == int((~right).sum())
+
+
+def test_a_written_table_ranks_probabilities_as_the_run_did(tmp_path: Path) -> None:
+    """A thousandth apart near 0, near 1 and between: on the scale of margins most of them were ties."""
+    rng = np.random.default_rng(1)
+    doubt = rng.permutation(np.concatenate([k + 0.001 * np.arange(40) for k in (0.001, 0.4, 0.9)]))
+    small = small_table(rng, rng.random(120) / 2, doubt=doubt)
+    (tmp_path / "run.json").write_text(dump_table(small), encoding="utf-8")
+    found = predict([("run", read_table(tmp_path / "run.json"))], draws=2, only=("probability",))
+    right = np.array(small.cells[0].score.decode()) > 0.5
+    assert figure(found, "probability") == ranking.auroc(-doubt, right)
+    assert figure(found, "probability", "auprc_errors") == pytest.approx(
+        ranking.average_precision(doubt, ~right)
+    )
+
+
+@pytest.mark.parametrize(
+    ("hashes", "models", "same"),
+    [
+        (("a", "a"), ("one", "two"), True),
+        (("a", "b"), ("one", "one"), False),
+        (("", ""), ("one", "one"), True),
+        (("", ""), ("one", "two"), False),
+        (("a", ""), ("one", "one"), True),
+        (("a", None), ("one", "two"), False),
+    ],
+)
+def test_the_same_weights_are_one_model(hashes: Any, models: Any, same: bool) -> None:
+    """By hash where both have one, else by name; whatever takes tables of several models asks this."""
+    small, large = planted(images=20)
+    one, two = (
+        table.model_copy(update={"identity": {"model": model} | ({} if h is None else {"revision": h})})
+        for table, h, model in zip((small, large), hashes, models, strict=True)
+    )
+    assert same_weights(one, two) == same_weights(two, one) == same
+    other = two.model_copy(update={"cells": one.cells, "tasks": one.tasks})
+    for call in (
+        lambda: predict([("one", one)], ("two", two), only=("agreement",), draws=2),
+        lambda: predict([("one", one), ("two", other)], ("large", large), only=("agreement",), draws=2),
+        lambda: pooled([("one", one), ("two", other)]),
+    ):
+        if same:
+            with pytest.raises(NotComparableError, match="one and two are the same weights"):
+                call()
+        else:
+            call()
+
+
+def test_what_is_held_out_was_seen_by_no_regression() -> None:
+    """Unsteady answers are wrong in one category and right in the other: what was learnt there misleads."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(600) % 6 == 0
+    unsteady = rng.beta(0.4, 1, 600)
+    wrong = rng.random(600) < np.where(kind, 0.9 - 0.8 * unsteady, 0.1 + 0.8 * unsteady)
+    block = {"clusters": [f"image{k // 2}" for k in range(600)]}
+    block["categories"] = Column.of(["odd" if odd else "plain" for odd in kind])
+    small, large = small_table(rng, unsteady, **block), large_table(~wrong, **block)
+    found = predict([("small", small)], ("large", large), draws=2, only=("stability",))
+    values = {row.group.get("category"): row.auroc["stability"].value for row in found.held_out}
+    assert figure(found, "stability") > 0.6
+    assert values["plain"] < 0.3
+    assert values["odd"] < 0.3
+
+
+def test_a_score_depends_on_no_other_item_held_out() -> None:
+    """Neither the scale nor the weights of a regression may know them."""
+    rng = np.random.default_rng(0)
+    label = rng.random(80) < 0.6
+    train = rng.normal(size=(80, 3)) + label[:, None] * [1.0, 0.3, 0.0]
+    test = np.concatenate([rng.normal(size=(20, 3)), [[1e3, -1e3, 1e3]]])
+    together = held_out_score(train, label, test, 0.01)
+    alone = [held_out_score(train, label, row[None], 0.01)[0] for row in test]
+    np.testing.assert_array_equal(together, alone)
+    seen = Scaling.of(train)
+    weights = fit_logistic(seen.apply(train), label, 0.01)[1:]
+    known, line = seen.apply(train) @ weights, seen.apply(test) @ weights
+    np.testing.assert_allclose(together, (known < line[:, None]).mean(axis=1))
 
 
 def test_tasks_are_left_out_one_by_one() -> None:
@@ -329,6 +409,7 @@ def test_tasks_are_left_out_one_by_one() -> None:
     assert [row.group for row in found.held_out] == [{}, {"task": "demo"}, {"task": "other"}]
     assert figure(found, "stability") > 0.7
     assert all((row.auroc["stability"].value or 0) > 0.7 for row in found.held_out)
+    assert {row.by for row in found.held_out} == {"task"}  # a category each: there is no more to leave out
     with pytest.raises(NotComparableError, match="small has tasks that another run lacks: other"):
         predict([("small", twice(small))], ("large", large))
 
@@ -350,6 +431,45 @@ def test_the_same_tables_give_the_same_bytes_and_item_order_changes_no_figure() 
             assert two.predictor(name).metrics[metric].model_dump() == pytest.approx(estimate.model_dump())
     other = predict([("small", small)], ("large", large), draws=50, seed=1)
     assert other.predictor("agreement").metrics["auroc"] == one.predictor("agreement").metrics["auroc"]
+
+
+def test_of_several_tasks_categories_are_left_out_too() -> None:
+    kinds = {"categories": Column.of([("colour", "count")[k % 2] for k in range(240)])}
+    small, large = planted()
+    tables = []
+    for table in (small, large):
+        first = table.tasks[0].model_copy(update=kinds)
+        other = first.model_copy(update={"task": "other"})
+        cells = [*table.cells, *(cell.model_copy(update={"task": "other"}) for cell in table.cells)]
+        tables.append(table.model_copy(update={"tasks": [first, other], "cells": cells}))
+    found = predict([("small", tables[0])], ("large", tables[1]), draws=2, only=("stability",))
+    names = [f"{task} · {kind}" for task in ("demo", "other") for kind in ("colour", "count")]
+    groups = [(row.by, *row.group.values()) for row in found.held_out]
+    assert groups == [
+        ("task",),
+        ("task", "demo"),
+        ("task", "other"),
+        ("category",),
+        *(("category", name) for name in names),
+    ]
+    assert sum(row.errors for row in found.held_out[4:]) == found.held_out[3].errors == found.errors
+    titles = {section.title: section for section in prediction_sections(found)}
+    assert [row[0] for row in titles["Leave one task out"].rows] == ["demo", "other"]
+    assert [row[0] for row in titles["Leave one category out"].rows] == names
+    assert all(
+        "all together: stability" in titles[f"Leave one {word} out"].below[0] for word in ("task", "category")
+    )
+
+
+def test_one_of_a_kind_is_written_in_the_singular() -> None:
+    right = np.arange(60) > 0
+    small, _ = planted(images=15)
+    block = {"clusters": [f"image{k // 4}" for k in range(60)]}
+    found = predict([("small", small)], ("large", large_table(right, **block)), draws=2)
+    text = "\n".join(line for section in prediction_sections(found) for line in section.lines)
+    assert "1 error, accuracy" in text
+    assert "1 error for 6 features" in text
+    assert not re.search(r"\b1 (errors|items|images|variants|families)\b", text)
 
 
 @pytest.fixture
@@ -413,6 +533,9 @@ def test_what_cannot_be_predicted_is_refused_with_its_exit_code(runs: Any, capsy
     refused(capsys, pair("small"), 4, "are the same weights")
     refused(capsys, pair("served2", "served"), 4, "are the same weights (openai:x)")
     refused(capsys, ["--small", first, *pair("large")], 4, "are the same weights")
+    refused(capsys, ["--small", first, *pair("large")], 4, "; give every small model once\n")
+    refused(capsys, ["--small", at["large"], *pair("large")], 4, "; leave the large model out of --small\n")
+    refused(capsys, pair("same"), 4, "; leave --large out to ask how")
     refused(capsys, pair("fewer"), 4, "240 in", "150 in", "140 in common; --common")
     refused(capsys, pair("others"), 4, "0 in common")
     refused(capsys, [*pair("others"), "--common"], 4, "no item in common")
@@ -424,6 +547,7 @@ def test_what_cannot_be_predicted_is_refused_with_its_exit_code(runs: Any, capsy
     refused(capsys, pair("perfect"), 2, "all 240 answers are right")
     refused(capsys, ["--small", first, "--small", at["large"]], 2, "no --large")
     refused(capsys, [*pair("large"), "--folds", "1"], 2, "--folds must be at least 2: got 1")
+    refused(capsys, [*pair("large"), "--seed", "-1"], 2, "--seed must be 0 or more: got -1")
     refused(capsys, [*pair("large"), "--format", "xml"], 2, "unknown format 'xml'")
     refused(capsys, [*pair("large"), "--plot", "x.gif"], 2, "must end with .svg, .png, .pdf")
     assert run(["predict", *pair("partial"), "--allow-partial", "--format", "md"]) == 0

@@ -7,9 +7,10 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,8 +26,10 @@ from vlmbench.cli.app import run as command
 from vlmbench.cli.stability_pictures import write_stability_pictures
 from vlmbench.comparison.flip_grid import MOST, FlipGrid, flip_grid
 from vlmbench.comparison.predict import predict
+from vlmbench.conditions import Condition
 from vlmbench.engine.store import read_records
-from vlmbench.engine.unstable import Shown, UnstableItem, in_turn, patch_width, thumbnail
+from vlmbench.engine.unstable import ANSWERS, Shown, UnstableItem, answers_of, in_turn, patch_width, thumbnail
+from vlmbench.engine.unstable import MOST as MOST_SHOWN
 from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.perturb import PerturbOptions
@@ -34,6 +37,7 @@ from vlmbench.experiments.perturb import run as perturb
 from vlmbench.experiments.session import Result
 from vlmbench.metrics.flip_grid import FlipCounts, most_unstable
 from vlmbench.metrics.tabulate import Variation
+from vlmbench.perturb.image import IMAGES
 from vlmbench.report.canvas import GREY
 from vlmbench.report.gallery import draw_gallery, draw_sheet
 from vlmbench.report.heatmap import FEW_ITEMS, FEW_PAIRS, heatmap, top_of
@@ -41,7 +45,7 @@ from vlmbench.report.placing import overlap
 from vlmbench.report.predict import decimal
 from vlmbench.report.shift_plot import draw_shift, shift_lines, shifts
 from vlmbench.report.svg import text_width, wrap
-from vlmbench.schema import Column, Record, Table
+from vlmbench.schema import Column, Estimate, Record, Table
 from vlmbench.table_io import dump_table
 
 Tiny = Callable[[str], Path]
@@ -123,6 +127,21 @@ def test_estimated_widths_are_not_below_real_ones(text: str, width: int, bold: b
         if len(line) > 1:
             assert text_width(line, 14, bold) <= width
         assert real_width(line, 14, bold) <= text_width(line, 14, bold) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "phrasing(name=held-out-2)+shift(dx=2,dy=-16)",
+            ["phrasing", "(name=held-out-2)+", "shift(dx=2,dy=-16)"],
+        ),
+        ("scale_pad(s=0.9)+instruction_order", ["scale_pad(s=0.9)+", "instruction_order"]),
+        ("overlay(kind=random, place=top, seed=3)", ["overlay(kind=random,", "place=top, seed=3)"]),
+    ],
+)
+def test_names_break_between_their_parts(name: str, lines: list[str]) -> None:
+    assert wrap(name, 13, 184, bold=True) == lines
 
 
 @pytest.mark.parametrize(
@@ -302,8 +321,7 @@ def test_shifts_are_drawn_at_their_pixels_with_the_table_s_rates(demo: Table, pa
         assert (min(ends), max(ends)) == pytest.approx((100 * (rate.low or 0), 100 * (rate.high or 0)))
     assert axis.get_xticks().tolist() == sorted(known)
     named = [label.get_text() for label in axis.get_xticklabels() if label.get_text()]
-    assert set(named) <= {f"{x}\n{rate.n}" for x, rate in known.items()}
-    assert named[-1] == f"{max(known)}\n{known[max(known)].n}"
+    assert named == [f"{x}\n{known[x].n}" for x in sorted(known)]
     low, high = axis.get_ylim()
     assert low <= 0 < 100 * max(rate.high or 0 for rate in known.values()) < high
     (whole,) = (s for s in demo.summaries if s.group.get("strength") == "patches=1")
@@ -344,6 +362,37 @@ def test_words_of_the_shift_picture_stay_apart(demo: Table, patch: float | None)
         assert axis.transData.transform((0, top))[1] < legend.y0
 
 
+@pytest.mark.parametrize("distances", [range(1, 33), (1, 2, 3, 4, 60), (1, 2)], ids=["all", "close", "two"])
+def test_crowded_distances_keep_the_first_and_the_last_name(demo: Table, distances: Any) -> None:
+    (some, *_) = (s for s in demo.summaries if s.group.get("strength") == "1")
+    summaries = [some.model_copy(update={"group": {**some.group, "strength": str(x)}}) for x in distances]
+    axis = axes()
+    shifts(axis, demo.model_copy(update={"summaries": summaries}), "demo")
+    figure = axis.get_figure()
+    figure.draw_without_rendering()
+    labels = [label for label in axis.get_xticklabels() if label.get_text()]
+    named = [label.get_text() for label in labels]
+    assert (named[0], named[-1]) == (str(distances[0]), str(distances[-1]))
+    assert len(named) >= min(len(distances), 12)
+    boxes = [label.get_window_extent(figure.canvas.get_renderer()) for label in labels]
+    assert all(one.x1 < two.x0 for one, two in pairwise(boxes))
+    for label, box in zip(labels, boxes, strict=True):
+        tick = axis.transData.transform((int(label.get_text()), 0))[0]
+        assert abs((box.x0 + box.x1) / 2 - tick) / figure.dpi <= 0.21  # inches
+
+
+def test_no_scale_goes_beyond_all_answers(demo: Table, tmp_path: Path) -> None:
+    summaries = []
+    for one in demo.summaries:
+        wide = {"flip_rate": Estimate(value=0.9, low=0.2, high=1.0, n=10)}
+        summaries.append(one.model_copy(update={"metrics": wide}) if "strength" in one.group else one)
+    axis = axes()
+    shifts(axis, demo.model_copy(update={"summaries": summaries}), "demo", 36.0)
+    assert axis.get_yticks().max() == axis.spines["left"].get_bounds()[1] == 100
+    legend = axis.get_legend().get_window_extent(axis.get_figure().canvas.get_renderer())
+    assert legend.y0 > axis.transData.transform((0, 100))[1]
+
+
 def test_equal_tables_give_equal_pictures_of_shifts(demo: Table, tmp_path: Path) -> None:
     one, two = (draw_shift(demo, tmp_path / name, patch=36.0).read_bytes() for name in ("a.svg", "b.svg"))
     assert one == two
@@ -358,12 +407,8 @@ def test_a_table_with_one_distance_has_no_curve(demo: Table, tmp_path: Path) -> 
 
 
 def test_a_patch_is_as_wide_as_the_records_say() -> None:
-    from vlmbench.perturb.image import IMAGES
-
     def record(item: str, condition: str, moved: tuple[float, float] | None) -> Record:
         return Record(task="t", item=item, condition=condition, key="", state="PARSED", displacement=moved)
-
-    from vlmbench.conditions import Condition
 
     parts = [IMAGES.get("shift").part(dx=-4), IMAGES.get("shift").part(patches=1)]
     varied = [Variation(Condition(image=part), "image", "shift") for part in parts]
@@ -458,7 +503,10 @@ def test_a_sheet_says_what_was_answered_and_how_well() -> None:
     )
     svg = draw_sheet(unstable(variants, flips=9, pairs=51))
     found = words(svg)
-    assert "9 of 51 variants change the answer; 4 are shown, families take turns · t · c · i-1" in found
+    told = (
+        "9 of 51 variants change the answer; 4 are shown, families take turns, 5 are left out · t · c · i-1"
+    )
+    assert told in found
     for word in ("unchanged input", "cat", "(nothing)", "REFUSED", "Please, is it ?", "crop(n=4)"):
         assert word in found
     assert found.count("score 0 · wrong · PARSED") == 1
@@ -473,14 +521,49 @@ def test_a_sheet_says_what_was_answered_and_how_well() -> None:
     readable(svg)
 
 
+def test_a_sheet_counts_the_variants_of_every_answer() -> None:
+    """Those that keep the answer too, family by family; by hand."""
+    part = IMAGES.get("shift").part(dx=1)
+
+    def record(answer: str | None, state: str = "PARSED", raw: str | None = None) -> Record:
+        return Record(
+            task="t", item="i", condition="c", key="", state=state, answer=answer, raw=raw or answer
+        )
+
+    variants = [("shift", "yes"), ("shift", "no"), ("pad", "yes"), ("shift", "yes"), ("pad", None)]
+    rows = [
+        (
+            Variation(Condition(image=part), "image", family),
+            record(answer) if answer else record(None, "EMPTY"),
+        )
+        for family, answer in variants
+    ]
+    found = answers_of(record("yes", raw="Yes."), rows)
+    assert [(one.answer, one.is_original, one.times, one.families) for one in found] == [
+        ("Yes.", True, 3, (("shift", 2, 3), ("pad", 1, 2))),
+        ("no", False, 1, (("shift", 1, 3),)),
+        ("EMPTY", False, 1, (("pad", 1, 2),)),
+    ]
+    svg = draw_sheet(unstable((shown(),), answers=found))
+    assert "Yes. (unchanged input): 3 variants: shift 2 of 3, pad 1 of 2" in words(svg)
+    assert "no: 1 variant: shift 1 of 3" in words(svg)
+    readable(svg)
+    many = answers_of(record("yes"), [(rows[0][0], record(f"a{i}")) for i in range(30)])
+    assert (len(many), many[-1].answer, many[-1].times) == (13, "19 more", 19)
+    assert sum(one.times for one in many) == 30
+
+
 def test_sheets_are_small_and_equal_every_time(tmp_path: Path) -> None:
-    """Noise is the worst that a picture can be."""
-    item = unstable(tuple(shown(f"shift(dx={i})") for i in range(20)))
+    """Noise is the worst that a picture can be, and as many as are shown at most."""
+    item = unstable(tuple(shown(f"shift(dx={i})") for i in range(MOST_SHOWN)))
     (first,) = draw_gallery([item], tmp_path / "a")
     (second,) = draw_gallery([item], tmp_path / "b")
     assert first.name == "unstable-01-t-i-1.svg"
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_size < 300_000
+    fewer = draw_sheet(unstable(tuple(shown(f"shift(dx={i})") for i in range(20))))
+    assert len(fewer) < 300_000
+    assert 'width="184"' in fewer
     few = draw_sheet(unstable((shown("polite", picture=None, words="is it ?"),)))
     data = elements(few, "image")[0].attrib["href"].removeprefix("data:image/png;base64,")
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
@@ -571,7 +654,19 @@ def test_the_gallery_is_what_the_records_say(ran: Ran) -> None:
         assert one.flips == len(flips[one.item])
         known = {record.condition: record for record in flips[one.item]}
         assert {variant.name for variant in one.flipped} <= known.keys()
-        assert len(one.flipped) == min(20, one.flips)
+        assert len(one.flipped) == one.flips <= MOST_SHOWN
+        counted = Counter(
+            record.answer
+            for (_, item, condition), record in records.items()
+            if item == one.item and axis[condition] in ("image", "question") and record.state == "PARSED"
+        )
+        times = [answer.times for answer in one.answers]
+        original = counted.pop(clean[one.item].answer, 0)
+        assert one.answers[0].is_original
+        assert times[0] == original == one.pairs - one.flips
+        most = ANSWERS - 1
+        assert times[1 : 1 + most] == sorted(counted.values(), reverse=True)[:most]
+        assert sum(times) == one.pairs
         for variant in one.flipped:
             record = known[variant.name]
             assert (variant.answer, variant.score, variant.margin) == (

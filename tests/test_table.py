@@ -70,6 +70,42 @@ def test_margins_at_the_ends_of_the_scale() -> None:
             packing.unpack_margins(text)
 
 
+@given(st.lists(st.none() | st.floats(-15, 15) | st.sampled_from([-math.inf, math.inf])))
+def test_probabilities_come_back_to_four_digits_at_both_ends(odds: list[float | None]) -> None:
+    values = [
+        None if o is None else 1 / (1 + math.exp(-max(o, -700))) if o > -math.inf else 0.0 for o in odds
+    ]
+    text = packing.pack_probabilities(values)
+    back = packing.unpack_probabilities(text)
+    assert len(text) == 1 + 3 * len(values)
+    for value, got in zip(values, back, strict=True):
+        if value is None or got is None:
+            assert value is got
+        elif min(value, 1 - value) < 1e-7:
+            assert got == round(value)
+        else:
+            assert got == pytest.approx(value, rel=1e-4)
+            assert 1 - got == pytest.approx(1 - value, rel=1e-4)
+    assert packing.pack_probabilities(back) == text
+    assert packing.unpack_probabilities("") == []
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+            packing.pack_probabilities([wrong])
+    for spoilt in ("~ab", "~ab!", "a", "aé"):
+        with pytest.raises(ValueError, match="not a packed column"):
+            packing.unpack_probabilities(spoilt)
+
+
+def test_a_table_of_before_keeps_its_doubts() -> None:
+    """Two characters each, 0.5 % apart: as this project's first tables have them."""
+    old = packing.pack_margins([0.25, 0.031, 0.0])
+    data = json.loads(dump_table(small_table()))
+    cell = Cell.model_validate_json(json.dumps({**data["cells"][0], "doubt": old}))
+    assert cell.doubt == packing.unpack_margins(old)
+    again = Cell.model_validate_json(cell.model_dump_json())
+    assert again.doubt == pytest.approx(cell.doubt, rel=1e-4)
+
+
 @given(st.lists(st.none() | st.booleans() | st.sampled_from(["a", "b", "ü"]) | st.floats(0.1, 0.9)))
 def test_a_column_decodes_to_what_it_was_made_of(values: list[Any]) -> None:
     column = Column.of(values)

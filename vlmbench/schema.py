@@ -104,7 +104,7 @@ class Record(Schema):
     server: dict[str, Any] | None = Field(
         None,
         description="of a served model: `model` and `fingerprint` as the server reports them, `without`: "
-        "parameters that it would not take",
+        "parameters that it would not take, `taken_from`: the run whose answer it is, if not this one",
     )
 
 
@@ -170,6 +170,14 @@ Margins = Annotated[
 """Logit margins, two characters each on a logarithmic scale (0.5 % resolution); see packing.py."""
 
 
+Probabilities = Annotated[
+    list[float | None],
+    BeforeValidator(lambda v: packing.unpack_probabilities(v) if isinstance(v, str) else v),
+    PlainSerializer(packing.pack_probabilities, return_type=str),
+]
+"""In [0, 1], three characters each: four digits of p and of 1 - p. Two in older tables, as margins."""
+
+
 class Tokens(Schema):
     """Visual tokens of a pruned cell, means over its records."""
 
@@ -231,7 +239,7 @@ class Cell(Schema):
         description="1 + place of the answer in the task's `answers` of that item, 0 for none; packed"
     )
     min_margin: Margins
-    doubt: Margins | None = Field(
+    doubt: Probabilities | None = Field(
         None, description="1 - probability of the first answer token; reference conditions only"
     )
     tie: list[int] = Field([], description="places of the items whose record is a tie")
@@ -268,6 +276,11 @@ class Summary(Schema):
     group: dict[str, str] = Field(description="what it is over: axis, family, strength, category, stratum")
     metrics: dict[str, Estimate]
     counts: dict[str, int] = {}
+    test: str = Field(
+        "",
+        description="what gave accuracy_p: mcnemar-exact, mcnemar-mid-p, sign-flip-exact, sign-flip or "
+        "paired-bootstrap",
+    )
 
 
 class SessionStart(Schema):

@@ -146,6 +146,17 @@ Pictures = Annotated[
         rich_help_panel=o.OUT,
     ),
 ]
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        "--bootstrap",
+        min=0,
+        metavar="B",
+        help="Take errors and intervals from B resamples of whole images, `--bootstrap 5000`, in place of "
+        "the clustered formula. Nothing is asked again.",
+        rich_help_panel=o.OUT,
+    ),
+]
 
 
 def perturb(
@@ -180,10 +191,12 @@ def perturb(
     max_calls: o.MaxCalls = None,
     timeout: o.Timeout = 120.0,
     retries: o.Retries = 5,
+    fresh: o.Fresh = False,
     include: o.Include = None,
     config: o.Config = None,
     out: o.Out = None,
     pictures: Pictures = 0,
+    bootstrap: Bootstrap = 0,
     json: o.Json = False,
 ) -> int:
     """Does the model keep its answer under harmless changes of image or question?
@@ -221,6 +234,7 @@ def perturb(
         riskiest=given["riskiest"],
         drift=given["drift"],
         pictures=given["pictures"],
+        bootstrap=given["bootstrap"],
     )
     check_names(run_options, plan)
     quiet_libraries()

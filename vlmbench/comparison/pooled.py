@@ -8,6 +8,7 @@ import numpy as np
 
 from vlmbench.comparison.chosen import refuse_chosen
 from vlmbench.comparison.sides import Side, item_places
+from vlmbench.comparison.weights import refuse_same_weights
 from vlmbench.errors import NotComparableError
 from vlmbench.metrics.bootstrap import two_way_bootstrap
 from vlmbench.metrics.estimate import ratio_estimate
@@ -23,18 +24,24 @@ class PooledRow(Schema):
     axis: str
     family: str
     """Empty for the whole axis."""
+    items: int
+    """That all runs have: what the row is made of, where a perturbation serves them."""
+    left_out: tuple[int, ...]
+    """Items of each run that another one lacks."""
     models: tuple[Estimate, ...]
     """Flip rate of each model, over the items and conditions that all of them have."""
     pooled: Estimate
-    """Mean over models; error of a two-way bootstrap: whole images and whole models drawn again."""
+    """Mean over models, for images and models both drawn from more of their kind; see `two_way_bootstrap`."""
 
 
 def pooled(tables: Sequence[tuple[str, Table]], draws: int = 5000, seed: int = 0) -> list[PooledRow]:
     """A row per family and axis, for every task that all tables have; conditions of full models alone.
 
-    Raises NotComparableError where no task, no item or no perturbation is in common, or the items differ.
+    Raises NotComparableError where no task, no item or no perturbation is in common, the items differ, or two
+    runs are of the same weights: one model twice would count as two.
     """
     refuse_chosen(tables, "a pooled flip rate")
+    refuse_same_weights(tables, lambda *_: "give every model once; `vlmbench compare` holds two runs of one")
     names = [name for name, _ in tables]
     shared = [t.task for t in tables[0][1].tasks if all(_block(table, t.task) for _, table in tables)]
     rows = [row for task in shared for row in _of_task(task, tables, draws, seed)]
@@ -83,6 +90,8 @@ def _of_task(task: str, tables: Sequence[tuple[str, Table]], draws: int, seed: i
             task=task,
             axis=axis,
             family=family,
+            items=len(common),
+            left_out=tuple(len(block.items) - len(common) for block in blocks),
             models=tuple(ratio_estimate(num[:, m], den[:, m], cluster) for m in range(len(sides))),
             pooled=two_way_bootstrap(num, den, cluster, draws, seed),
         )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from vlmbench.comparison.predicting import Material, Named, read_material
 from vlmbench.comparison.prediction import Difference, HeldOut, Prediction, Predictor, Source
 from vlmbench.errors import UsageError
+from vlmbench.metrics.bootstrap import DRAWS
 from vlmbench.metrics.estimate import Ints, distinct, ratio_estimate
-from vlmbench.metrics.predict_curves import DRAWS, curve
+from vlmbench.metrics.predict_curves import curve
 from vlmbench.metrics.predict_figures import (
     Labels,
     Score,
@@ -55,6 +57,8 @@ def predict(
         )
     if folds < 2:
         raise UsageError(f"--folds must be at least 2: got {folds}")
+    if seed < 0:
+        raise UsageError(f"--seed must be 0 or more: got {seed}")
     ones = [Named(*one) for one in small]
     target = Named(*large) if large else None
     material = read_material(ones, target, common, allow_partial)
@@ -165,12 +169,30 @@ def _held_out(
     tasks: Ints,
     seed: int,
 ) -> list[HeldOut]:
-    """Leave one task out, or with one task one category: all together, then each."""
+    """Leave one task out, then one category: of each first all together. What would say the same is not said
+    twice: one category per task."""
+    rows: list[HeldOut] = []
     several = distinct(tasks) > 1
-    group, word = (tasks, "task") if several else (labels.category, "category")
-    if distinct(group) < 2:
-        return []
-    names = material.tasks if several else _kinds(material)
+    if several:
+        rows += _left_out("task", tasks, material.tasks, todo, scores, labels, fold, seed)
+    kinds = distinct(labels.category)
+    if kinds > (distinct(tasks) if several else 1):
+        names = _kinds(material)
+        rows += _left_out("category", labels.category, names, todo, scores, labels, fold, seed)
+    return rows
+
+
+def _left_out(
+    word: Literal["task", "category"],
+    group: Ints,
+    names: Sequence[str],
+    todo: Sequence[Recipe],
+    scores: dict[str, Score],
+    labels: Labels,
+    fold: Ints,
+    seed: int,
+) -> list[HeldOut]:
+    """One group after the other is left out of every training; group, names: [n]."""
     moved: dict[str, Score] = {}
     for recipe in todo:
         if recipe.name not in HELD_OUT or recipe.name not in scores:
@@ -185,12 +207,13 @@ def _held_out(
         name: within_category_auroc(score.value, labels.right, group, labels.cluster)
         for name, score in moved.items()
     }
-    rows = [HeldOut(group={}, n=len(errors), errors=int(errors.sum()), auroc=together)]
+    rows = [HeldOut(by=word, group={}, n=len(errors), errors=int(errors.sum()), auroc=together)]
     for code in range(int(group.max()) + 1):
         mask = group == code
         mine = labels.rows(mask)
         rows.append(
             HeldOut(
+                by=word,
                 group={word: names[int(np.flatnonzero(mask)[0])]},
                 n=int(mask.sum()),
                 errors=int(errors[mask].sum()),

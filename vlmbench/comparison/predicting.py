@@ -13,6 +13,7 @@ import numpy as np
 
 from vlmbench.comparison.chosen import refuse_chosen
 from vlmbench.comparison.sides import Side, item_places
+from vlmbench.comparison.weights import refuse_same_weights
 from vlmbench.errors import NotComparableError, UsageError
 from vlmbench.metrics.estimate import Bools, Floats, Ints
 from vlmbench.metrics.outcomes import STATES, Outcomes
@@ -96,21 +97,19 @@ def _refuse(small: Sequence[Named], large: Named | None, allow_partial: bool) ->
         raise NotComparableError(
             f"partial run: {', '.join(partial)}; resume it, or --allow-partial takes what is there"
         )
-    for i, one in enumerate(everyone):
-        for two in everyone[:i]:
-            if _same_weights(one, two):
-                raise NotComparableError(
-                    f"not comparable: {two.name} and {one.name} are the same weights "
-                    f"({one.model}{', ' + one.revision[:19] if one.revision else ''}); "
-                    "leave --large out to ask how stability predicts a model's own answers"
-                )
+    refuse_same_weights(
+        [(one.name, one.table) for one in everyone],
+        lambda _, later: _without_twin(len(small), large is not None and later == len(small)),
+    )
 
 
-def _same_weights(one: Named, two: Named) -> bool:
-    """By hash; by name where neither has one, as with served models."""
-    if one.revision and two.revision:
-        return one.revision == two.revision
-    return one.model == two.model
+def _without_twin(small: int, is_large: bool) -> str:
+    """What to do about a small model that is the large one, or an earlier small one, again."""
+    if not is_large:
+        return "give every small model once"
+    if small == 1:
+        return "leave --large out to ask how stability predicts a model's own answers"
+    return "leave the large model out of --small"
 
 
 class _TaskReader:

@@ -45,6 +45,7 @@ class Difference(Schema):
 class HeldOut(Schema):
     """AUROC on a task or category that no regression was trained on; `group` is empty for all of them."""
 
+    by: Literal["task", "category"] = Field(description="what was left out, one after the other")
     group: dict[str, str]
     n: int
     errors: int

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlmbench.engine.plan import Request
 from vlmbench.errors import ItemError, NotApplicableError
-from vlmbench.schema import Record
+from vlmbench.schema import Record, State
 
 if TYPE_CHECKING:
     from vlmbench.conditions import Condition
@@ -29,8 +29,11 @@ Records = Mapping[tuple[str, str], Record]
 SIDE = 184
 """Pixels along the longer side of what is kept of a picture."""
 
-MOST = 20
+MOST = 96
 """Variants of an item that are shown; families take turns."""
+
+ANSWERS = 12
+"""Different answers of an item that are told apart; the rarer ones are told together."""
 
 ABREAST = 4
 """Pictures of one item that are shown beside one another."""
@@ -57,6 +60,19 @@ class Shown:
     """Why there is no picture."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """One answer, and the variants under which it was given."""
+
+    answer: str
+    """The model's text where it first was."""
+    is_original: bool
+    """It is that of the unchanged input."""
+    times: int
+    families: tuple[tuple[str, int, int], ...]
+    """Those with a variant that gives it: name, such variants, variants that count."""
+
+
 @dataclass(frozen=True, eq=False)
 class UnstableItem:
     """An item, its reference and the variants under which the answer is another one."""
@@ -73,6 +89,8 @@ class UnstableItem:
     flips: int
     pairs: int
     """Variants that count."""
+    answers: tuple[Given, ...] = ()
+    """Of all variants that count, flipped or not: the original's first, then the most frequent."""
 
 
 def unstable_item(
@@ -81,10 +99,11 @@ def unstable_item(
     item: Item,
     reference: Condition,
     flipped: Sequence[Variation],
-    pairs: int,
+    counted: Sequence[Variation],
     records: Records,
 ) -> UnstableItem:
-    """flipped: all variants under which the item flips; records: of the task, by item and condition."""
+    """flipped: all variants under which the item flips; counted: those that count, flipped or not; records:
+    of the task, by item and condition."""
     plain = item.changed(instruction="")
 
     def shown(condition: Condition, is_reference: bool = False) -> Shown:
@@ -122,8 +141,44 @@ def unstable_item(
         shown(reference, is_reference=True),
         tuple(shown(variation.condition) for variation in in_turn(flipped, MOST)),
         len(flipped),
-        pairs,
+        len(counted),
+        answers_of(records[item.id, reference.id], [(v, records[item.id, v.condition.id]) for v in counted]),
     )
+
+
+def answers_of(original: Record, variants: Sequence[tuple[Variation, Record]]) -> tuple[Given, ...]:
+    """What was answered how often, by family; what was not read as an answer goes by its state."""
+    first: dict[tuple[str, str | None], str] = {_kind(original): _text(original)}
+    times: dict[tuple[str, str | None], Counter[str]] = {_kind(original): Counter()}
+    pairs: Counter[str] = Counter()
+    for variation, record in variants:
+        kind = _kind(record)
+        pairs[variation.family] += 1
+        first.setdefault(kind, _text(record))
+        times.setdefault(kind, Counter())[variation.family] += 1
+    whole, *others = times
+    others.sort(key=lambda kind: -times[kind].total())
+    rows = [
+        Given(first[kind], kind == whole, times[kind].total(), _by_family(times[kind], pairs))
+        for kind in (whole, *others[: ANSWERS - 1])
+    ]
+    rest = [times[kind] for kind in others[ANSWERS - 1 :]]
+    if rest:
+        told = sum(rest, Counter[str]())
+        rows.append(Given(f"{len(rest)} more", False, told.total(), _by_family(told, pairs)))
+    return tuple(rows)
+
+
+def _by_family(times: Counter[str], pairs: Counter[str]) -> tuple[tuple[str, int, int], ...]:
+    return tuple((family, times[family], n) for family, n in pairs.items() if times[family])
+
+
+def _kind(record: Record) -> tuple[str, str | None]:
+    return str(record.state), record.answer if record.state == State.PARSED else None
+
+
+def _text(record: Record) -> str:
+    return (record.raw or "") if record.state == State.PARSED else str(record.state)
 
 
 def in_turn(variations: Sequence[Variation], most: int) -> list[Variation]:

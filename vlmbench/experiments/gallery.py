@@ -57,17 +57,19 @@ def _items(finished: Finished, plan: TaskPlan, count: int) -> Iterator[UnstableI
     base = place[name]
     flipped = outcomes.flipped[:, columns]
     flips = np.count_nonzero(flipped, axis=1)
-    pairs = np.count_nonzero(outcomes.pairs[:, columns], axis=1)
+    pairs = outcomes.pairs[:, columns]
     ids = [item.id for item in plan.items]
     for i in most_unstable(flips, arrays.margin[:, base], ids, count):
-        mine = [plan.variations[columns[k]] for k in np.flatnonzero(flipped[i])]
+        mine, counted = (
+            [plan.variations[columns[k]] for k in np.flatnonzero(part[i])] for part in (flipped, pairs)
+        )
         yield unstable_item(
             finished.preparer,
             plan.task.name,
             plan.items[i],
             plan.variations[base].condition,
             mine,
-            int(pairs[i]),
+            counted,
             records,
         )
 

@@ -23,11 +23,13 @@ from vlmbench.experiments.rewritten import (
     parts_of,
     read_files,
     refuse_strangers,
+    refuse_unaskable,
     unaskable,
 )
 from vlmbench.experiments.riskiest import Riskiest, check_inspected, check_riskiest
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.aliases import is_served
+from vlmbench.models.endpoint_address import refuse_server
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.text import QUESTIONS
 from vlmbench.prune import NEWLINES, PRUNERS
@@ -43,6 +45,8 @@ SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
 """What `--rewrite` takes beside files of rewrites."""
 SPACES = ("source", "model")
+FEWEST_DRAWS = 200
+"""With fewer resamples the ends of an interval are the fifth smallest and largest of them, or beyond."""
 LOOKED_AT = 512
 """Items of a task that tell which question perturbations are worth crossing."""
 
@@ -82,6 +86,8 @@ class PerturbOptions:
     """How far visual tokens and the last state move inside the model."""
     pictures: int = 0
     """Most unstable items to draw; 0: no pictures."""
+    bootstrap: int = 0
+    """Cluster resamples that intervals are taken from; 0: analytic ones. No part of the run's identity."""
 
     def __post_init__(self) -> None:
         if self.suite is not None and self.suite not in SUITES:
@@ -109,6 +115,8 @@ class PerturbOptions:
         check_riskiest(self.riskiest, self.forecast)
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
+        if self.bootstrap and self.bootstrap < FEWEST_DRAWS:
+            raise UsageError(f"--bootstrap must be 0 or at least {FEWEST_DRAWS}: got {self.bootstrap}")
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -307,8 +315,7 @@ def check_names(options: RunOptions, perturb: PerturbOptions) -> None:
         check_served(options, perturb)
         return
     check_inspected(perturb.forecast, perturb.drift, perturb.riskiest, found)
-    if options.server.base_url is not None:
-        raise UsageError(f"--base-url goes with --model openai:NAME: got --model {options.model}")
+    refuse_server(options.server, "--model", options.model)
     check_sources(options)
 
 
@@ -340,19 +347,22 @@ def run(options: RunOptions, perturb: PerturbOptions) -> Result:
             reaches, items=given[:LOOKED_AT], seed=options.seed, tells_apart=session.tells_apart
         )
         varied = variations(perturb, task.phrasing_names, options.seed, file, asked_of)
+        if file is not None:
+            asked = partial(reaches, items=given, seed=options.seed, tells_apart=session.tells_apart)
+            refuse_unaskable(file, varied, asked)
         plans.append(TaskPlan(task, given, limit, varied))
-    asked = Inspected(perturb.forecast, perturb.drift, options.batch_size or 16, options.show_progress)
-    later = Riskiest(perturb.riskiest, asked) if perturb.riskiest is not None else None
+    inspects = Inspected(perturb.forecast, perturb.drift, options.batch_size or 16, options.show_progress)
+    later = Riskiest(perturb.riskiest, inspects) if perturb.riskiest is not None else None
     galleries: list[Gallery] = []
 
     def finish(finished: Finished) -> Table:
         table = finished.table
         if perturb.pictures:
             galleries.append(gallery(finished, plans, perturb.pictures))
-        if asked:
-            table = inspected(finished, plans, asked)
+        if inspects:
+            table = inspected(finished, plans, inspects)
         told = unaskable(plans, finished.records) if files else []
         return table.model_copy(update={"notes": [*table.notes, *told]})
 
-    result = session.run(plans, perturb.space, perturb.newline, finish, later)
+    result = session.run(plans, perturb.space, perturb.newline, finish, later, perturb.bootstrap)
     return replace(result, gallery=galleries[0] if galleries else None)

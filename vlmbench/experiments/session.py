@@ -128,11 +128,13 @@ class Session:
         newline: str = "counted",
         finish: Callable[[Finished], Table] = lambda finished: finished.table,
         later: Later | None = None,
+        bootstrap: int = 0,
     ) -> Result:
         """Computes what is missing and returns the table; every process calls it, the first one writes.
 
         finish: what the first process adds to the table before it is written, such as a timing pass.
         later: which variations wait for the answers to the others.
+        bootstrap: cluster resamples that the table's intervals are taken from; 0: analytic ones.
         """
         experiment = self.experiment
         added = later.identity if later is not None else {}
@@ -170,7 +172,8 @@ class Session:
                 records = with_ceilings(records, each.task.name, names, each.variations)
             opened = table_io.read_manifest(folder)
             notes = [*self.notes, *self._told(records)]
-            table = build_table(opened, plans, records, notes, self._llm(), self._value_bytes())
+            draws = bootstrap, self.options.seed
+            table = build_table(opened, plans, records, notes, self._llm(), self._value_bytes(), *draws)
             finished = self.ranks.lead(write)
         except Exception as error:
             error.run_folder = folder  # type: ignore[attr-defined]

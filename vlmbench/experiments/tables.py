@@ -74,8 +74,10 @@ def build_table(
     notes: Sequence[str] = (),
     llm: LlmShape | None = None,
     value_bytes: int = 4,
+    bootstrap: int = 0,
+    seed: int = 0,
 ) -> Table:
-    """The result table of a run's records."""
+    """The result table of a run's records; bootstrap and seed as in `tabulate`."""
     blocks, cells, summaries, remarks = [], [], [], list(notes)
     errors = 0
     for plan in plans:
@@ -101,10 +103,16 @@ def build_table(
             strata=Column.of([item.stratum for item in plan.items]),
             answers=[],
         )
-        done = tabulate(TaskResult(block, plan.items, plan.variations, mine, llm, value_bytes))
+        result = TaskResult(block, plan.items, plan.variations, mine, llm, value_bytes, bootstrap, seed)
+        done = tabulate(result)
         blocks.append(done.block)
         cells += done.cells
         summaries += done.summaries
+    if bootstrap:
+        remarks.append(
+            f"intervals: percentiles of B = {bootstrap:,} resamples of whole clusters, seed {seed}; "
+            "analytic where no cluster differs, and for figures of tokens, forecasts and drift"
+        )
     return Table(
         experiment=manifest.experiment,
         status="partial" if errors else "complete",

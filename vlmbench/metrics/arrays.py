@@ -18,17 +18,25 @@ UNCHANGED = "unchanged"
 
 
 class Arrays:
-    """Arrays [n, m]; `answers` [n] holds the distinct answers that the codes of `answer` stand for."""
+    """Arrays [n, m]; `answers` [n] holds the distinct answers that the codes of `answer` stand for, where
+    those of `label` stand for one answer in all rows. `option_list` [n]: equal where items have one list."""
 
     def __init__(self, result: TaskResult) -> None:
         n, m = len(result.items), len(result.variations)
         self.answers: list[list[str]] = [[] for _ in range(n)]
         self.answer = np.full((n, m), -1, dtype=np.int64)
+        self.label = np.full((n, m), -1, dtype=np.int64)
+        self._labels: dict[str, int] = {}
+        lists: dict[tuple[str, ...], int] = {}
+        self.option_list = np.array(
+            [lists.setdefault(item.options, len(lists)) for item in result.items], dtype=np.int64
+        )
         self.state = np.full((n, m), STATES.index(State.ERROR), dtype=np.int64)
         self.score = np.full((n, m), np.nan)
         self.margin = np.full((n, m), np.nan)
         self.prob = np.full((n, m), np.nan)
         self.prob_margin = np.full((n, m), np.nan)
+        self.visual_tokens = np.full((n, m), np.nan)
         self.tie = np.zeros((n, m), dtype=bool)
         self.unchanged = np.zeros((n, m), dtype=bool)
         names = [variation.condition.id for variation in result.variations]
@@ -64,11 +72,13 @@ class Arrays:
             if record.answer not in known:
                 known.append(record.answer)
             self.answer[i, j] = known.index(record.answer)
+            self.label[i, j] = self._labels.setdefault(record.answer, len(self._labels))
         for array, value in (
             (self.score, record.score),
             (self.margin, record.min_margin),
             (self.prob, record.prob),
             (self.prob_margin, record.prob_margin),
+            (self.visual_tokens, record.visual_tokens),
         ):
             if value is not None:
                 array[i, j] = value

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from vlmbench.metrics.estimate import Floats, Ints, ratio_estimate
+from vlmbench.metrics.bootstrap import estimate_all
+from vlmbench.metrics.estimate import Floats, Ints, Ratio
 from vlmbench.metrics.outcomes import Bools, Outcomes
 from vlmbench.schema import Estimate
+
+if TYPE_CHECKING:
+    from vlmbench.metrics.resamples import Resamples
 
 NEAR = 0.1
 """Probability margin below which an answer that held is called near a flip."""
@@ -19,7 +25,11 @@ METRICS = {
 
 
 def nearness(
-    outcomes: Outcomes, columns: Ints, margin: Floats, mask: Bools | None = None
+    outcomes: Outcomes,
+    columns: Ints,
+    margin: Floats,
+    mask: Bools | None = None,
+    resamples: Resamples | None = None,
 ) -> dict[str, Estimate]:
     """The figures of METRICS over the variants among `columns`; margin [n, m], NaN where unknown."""
     columns = columns[outcomes.is_variant[columns]]
@@ -29,14 +39,11 @@ def nearness(
         known = known & mask[:, None]
     if not known.any():
         return {}
-    count = known.sum(axis=1)
+    count = known.sum(axis=1).astype(np.float64)
     near = known & ~outcomes.flipped[:, columns] & (own < NEAR)
-    figures = {
-        "prob_margin": (np.where(known, own, 0.0), None),
-        "prob_margin_change": (np.where(known, own - before, 0.0), None),
-        "near_flip_rate": (near, 1.0),
+    ratios = {
+        "prob_margin": Ratio(np.where(known, own, 0.0).sum(axis=1), count, None),
+        "prob_margin_change": Ratio(np.where(known, own - before, 0.0).sum(axis=1), count, None),
+        "near_flip_rate": Ratio(near.sum(axis=1).astype(np.float64), count),
     }
-    return {
-        name: ratio_estimate(values.sum(axis=1), count, outcomes.cluster, bound)
-        for name, (values, bound) in figures.items()
-    }
+    return estimate_all(ratios, outcomes.cluster, resamples)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlmbench.metrics.bootstrap import multinomial_weights
-from vlmbench.metrics.estimate import Bools, Floats, Ints, at_bound, distinct, interval
+from vlmbench.metrics.bootstrap import DRAWS, multinomial_weights
+from vlmbench.metrics.estimate import Bools, Floats, Ints, distinct, interval
 from vlmbench.metrics.selective import COVERAGES, RISKS, risk_at_rank
 from vlmbench.schema import Estimate
 
-DRAWS = 2000
-_CHUNK = 2_000_000
-"""Weights of one block of resamples."""
+_CHUNK = 100_000
+"""Weights of one block of resamples: its dozen arrays stay in the cache, which halves the time."""
 
 FIGURES = (
     "auprc_errors",
@@ -67,8 +66,8 @@ def ranked_estimates(
 
     Simulated with 100 images and 300 items they hold the truth 92 to 98 % of the time, but for coverage at a
     risk that allows hardly an error (16 % at risk .01): its threshold is chosen on the same items.
-    A figure at 0 or 1, which resamples hardly move, has at least Wilson's interval on the clusters that it
-    rests on.
+    A figure less than one answer away from 0 or 1, which resamples hardly move, has at least Wilson's
+    interval on the clusters that it rests on: the tie of a block leaves no more known than its end.
     """
     n, wrong = len(right), ~right
     if n == 0:
@@ -94,17 +93,24 @@ def ranked_estimates(
             continue
         se = float(sample.std(ddof=1))
         low, high = (float(end) for end in np.quantile(sample, [0.025, 0.975]))
-        if at_bound(value, 1.0):
+        if min(value, 1 - value) * _answers(name, wrong) < 1 - 1e-9:
             ends = interval(value, 0.0, groups, 1.0, _rests_on(name, confidence, wrong, place))
             low, high = min(low, ends[0]), max(high, ends[1])
         found[name] = Estimate(value=value, se=se, low=low, high=high, n=n)
     return found
 
 
+def _answers(name: str, wrong: Bools) -> int:
+    """Answers of which a figure is a mean: those at its coverage, the errors, or all."""
+    if name.startswith("precision"):
+        return max(1, int(np.ceil(float(name.partition("@")[2]) * len(wrong) - 1e-9)))
+    return int(wrong.sum()) if name == "auprc_errors" else len(wrong)
+
+
 def _rests_on(name: str, confidence: Floats, wrong: Bools, cluster: Ints) -> int:
     """Clusters of the answered items, of the errors, or of all items: what a figure at 0 or 1 has seen."""
     if name.startswith("precision"):
-        rank = max(1, int(np.ceil(float(name.partition("@")[2]) * len(confidence) - 1e-9)))
+        rank = _answers(name, wrong)
         answered = confidence >= np.sort(confidence)[-rank]
         return min(rank, distinct(cluster[answered]))
     return distinct(cluster[wrong] if name == "auprc_errors" else cluster)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlmbench.metrics.bootstrap import DRAWS
 from vlmbench.metrics.estimate import Bools, Floats, Ints, not_certain, ratio_estimate
-from vlmbench.metrics.predict_curves import DRAWS, ranked_estimates
+from vlmbench.metrics.predict_curves import ranked_estimates
 from vlmbench.metrics.ranking import auroc_influence, auroc_interval, within_category_auroc
 from vlmbench.schema import Estimate
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from vlmbench.metrics.bootstrap import difference_all, estimate_all
 from vlmbench.metrics.estimate import Ratio
 from vlmbench.metrics.outcomes import Bools, Floats, Ints, Outcomes
 from vlmbench.schema import Estimate
+
+if TYPE_CHECKING:
+    from vlmbench.metrics.resamples import Resamples
 
 KS = (2, 5, 10)
 """The k of AnyFlip@k; those larger than the number of variants at hand are left out."""
@@ -170,15 +174,14 @@ def summarise(
     mask: Bools | None = None,
     floor: Sequence[int] | Ints = (),
     ks: Sequence[int] = KS,
-    b: int = 0,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> Group:
     """All figures of a group of conditions: a family, a strength, everything; see METRICS.
 
     `mask` [n] restricts to a category or stratum; `floor` are the repeat columns that excess is taken over;
-    b > 0 takes errors and intervals from b cluster resamples (shared by all figures) in place of the
-    analytic ones. Metrics without any variant or score at hand are absent; those whose denominator is empty
-    have the value None.
+    with `resamples` errors and intervals are of those cluster resamples in place of the analytic ones.
+    Metrics without any variant or score at hand are absent; those whose denominator is empty have the value
+    None.
     """
     if mask is not None:
         outcomes = outcomes.rows(mask)
@@ -187,24 +190,28 @@ def summarise(
     pairs = pair_ratios(outcomes, chosen)
     differences = _score_change(outcomes, chosen)
     floor_items, _ = item_ratios(outcomes, repeats, ks)
-    differences |= _excess({**pairs, **items}, {**pair_ratios(outcomes, repeats), **floor_items})
+    differences |= excess({**pairs, **items}, {**pair_ratios(outcomes, repeats), **floor_items})
     ratios = {**record_ratios(outcomes, chosen), **pairs, **items}
-    metrics = estimate_all(ratios, outcomes.cluster, b, seed)
-    metrics |= difference_all(differences, outcomes.cluster, b, seed)
+    metrics = estimate_all(ratios, outcomes.cluster, resamples)
+    metrics |= difference_all(differences, outcomes.cluster, resamples)
     return Group(metrics, {**counts(outcomes, chosen), **left_out})
 
 
 def cell_metrics(
-    outcomes: Outcomes, column: int, floor: Sequence[int] | Ints = (), b: int = 0, seed: int = 0
+    outcomes: Outcomes,
+    column: int,
+    floor: Sequence[int] | Ints = (),
+    resamples: Resamples | None = None,
 ) -> dict[str, Estimate]:
     """The figures of one condition. A column without a reference has its accuracy and nothing else."""
     chosen, repeats = _columns(outcomes, [column]), _columns(outcomes, floor)
     pairs = pair_ratios(outcomes, chosen)
-    differences = _score_change(outcomes, chosen) | _excess(pairs, pair_ratios(outcomes, repeats))
+    differences = _score_change(outcomes, chosen) | excess(pairs, pair_ratios(outcomes, repeats))
     ratios = {**record_ratios(outcomes, chosen), **pairs}
-    return estimate_all(ratios, outcomes.cluster, b, seed) | difference_all(
-        differences, outcomes.cluster, b, seed
-    )
+    return {
+        **estimate_all(ratios, outcomes.cluster, resamples),
+        **difference_all(differences, outcomes.cluster, resamples),
+    }
 
 
 class _Totals:
@@ -247,7 +254,7 @@ def _score_change(outcomes: Outcomes, columns: Ints) -> dict[str, tuple[Ratio, R
     return {"accuracy_change": (Ratio(after, total), Ratio(before, total))}
 
 
-def _excess(figures: dict[str, Ratio], floor: dict[str, Ratio]) -> dict[str, tuple[Ratio, Ratio]]:
+def excess(figures: dict[str, Ratio], floor: dict[str, Ratio]) -> dict[str, tuple[Ratio, Ratio]]:
     """Only flips have a floor, and AnyFlip only at equal k: it grows with the number of variants."""
     names = [name for name in figures if name == "flip_rate" or name.startswith("any_flip@")]
     return {f"excess_{name}": (figures[name], floor[name]) for name in names if name in floor}

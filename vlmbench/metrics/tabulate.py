@@ -16,14 +16,17 @@ from vlmbench.metrics.cost import LlmShape
 from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.evidence import evidence_metrics
 from vlmbench.metrics.fairness import DOWNSAMPLED, needy_accuracy, yes_shift
+from vlmbench.metrics.kappa import kappa_metrics
 from vlmbench.metrics.nearness import nearness
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
+from vlmbench.metrics.resamples import Resamples
 from vlmbench.metrics.retention import retention_metrics
 from vlmbench.metrics.spending import cost, tokens
 from vlmbench.metrics.stability import cell_metrics, summarise
 from vlmbench.metrics.sweep import budget_summary, method_summaries
 from vlmbench.metrics.tested import with_tests
 from vlmbench.metrics.told import Told
+from vlmbench.metrics.visual_tokens import token_changes
 from vlmbench.packing import pack_indices
 from vlmbench.schema import Cell, Column, Estimate, Record, Summary, TaskBlock
 from vlmbench.seeds import digest
@@ -74,6 +77,10 @@ class TaskResult:
     """Of the language model, for costs; None leaves them out."""
     value_bytes: int = 4
     """Of one value in the KV cache."""
+    bootstrap: int = 0
+    """Cluster resamples that errors and intervals are taken from; 0: analytic ones. See `tabulate`."""
+    seed: int = 0
+    """Of the resamples."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +92,38 @@ class Tabulated:
 
 def tabulate(result: TaskResult) -> Tabulated:
     """The task's block, a cell per condition, and summaries: everything, per axis, family, strength within a
-    family, category and stratum."""
+    family, category and stratum.
+
+    With `bootstrap` accuracy, flips, transitions, agreement, margins and image x question have errors and
+    intervals of the same cluster resamples; what is told of tokens (retention, churn, evidence) stays
+    analytic.
+    """
     arrays = Arrays(result)
-    floor = [j for j, v in enumerate(result.variations) if v.axis == "repeat"]
-    cells = [_cell(result, arrays, j, floor) for j in range(len(result.variations))]
+    some = result.bootstrap and len(result.items)
+    resamples = Resamples(arrays.outcomes.cluster, result.bootstrap, result.seed) if some else None
+    cells = [_cell(result, arrays, j, resamples) for j in range(len(result.variations))]
     block = result.block.model_copy(update={"digests": _digests(result), "answers": arrays.answers})
-    return Tabulated(block, cells, list(_summaries(result, arrays, cells, floor)))
+    return Tabulated(block, cells, list(_summaries(result, arrays, cells, resamples)))
 
 
-def _cell(result: TaskResult, arrays: Arrays, j: int, floor: list[int]) -> Cell:
+def _floor(variations: Sequence[Variation], model: str | None) -> list[int]:
+    """The columns of the repeats of one model, named by its condition on the unchanged input."""
+    return [j for j, v in enumerate(variations) if v.axis == "repeat" and v.reference == model]
+
+
+def _cell(result: TaskResult, arrays: Arrays, j: int, resamples: Resamples | None) -> Cell:
     variation, outcomes = result.variations[j], arrays.outcomes
     condition = variation.condition
-    metrics = cell_metrics(outcomes, j, [] if variation.axis == "repeat" else floor)
+    model = condition.id if variation.axis in PRUNED else variation.reference
+    floor = [] if variation.axis == "repeat" else _floor(result.variations, model)
+    metrics = cell_metrics(outcomes, j, floor, resamples)
     if variation.axis in PRUNED:
         metrics |= _pruned_metrics(outcomes, arrays.told, j, _blind(result))
         control = _downsampled(result, outcomes, variation.strength)
         metrics |= needy_accuracy(outcomes, j, control) if control is not None else {}
-    elif not is_frozen(variation):  # whose overlap is 1 by construction
+    else:
+        metrics |= token_changes(outcomes, j, arrays.visual_tokens)
+    if variation.axis not in PRUNED and not is_frozen(variation):  # whose overlap is 1 by construction
         metrics |= overlap_metrics(outcomes, [j], arrays.told.kept_overlap)
     states = [STATES[code] for code in arrays.state[:, j]]
     is_reference = any(v.reference == condition.id for v in result.variations) or not variation.reference
@@ -184,19 +206,18 @@ def _digests(result: TaskResult) -> list[str]:
 
 
 def _summaries(
-    result: TaskResult, arrays: Arrays, cells: Sequence[Cell], floor: list[int]
+    result: TaskResult, arrays: Arrays, cells: Sequence[Cell], resamples: Resamples | None
 ) -> Iterable[Summary]:
     yield from method_summaries([cell for cell in cells if cell.axis in PRUNED])
     yield from _budgets(result, arrays)
-    yield from _pruned_groups(result, arrays)
+    yield from _pruned_groups(result, arrays, resamples)
     yield from _churn(result, arrays)
-    yield from _crossings(result, arrays)
+    yield from _crossings(result, arrays, resamples)
     for pruner in _distinct(v.pruner for v in result.variations if not is_frozen(v)):
-        mine = [j for j in floor if result.variations[j].pruner == pruner]
-        yield from _stability(result, arrays, mine, pruner)
+        yield from _stability(result, arrays, pruner, resamples)
 
 
-def _pruned_groups(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
+def _pruned_groups(result: TaskResult, arrays: Arrays, resamples: Resamples | None) -> Iterable[Summary]:
     """Every pruner at every budget, by category and by stratum."""
     columns = [j for j, v in enumerate(result.variations) if v.axis in PRUNED]
     for name in ("category", "stratum"):
@@ -204,7 +225,7 @@ def _pruned_groups(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
         for label in sorted(set(labels.tolist()) - {""}) if columns else ():
             rows, told = arrays.outcomes.rows(labels == label), arrays.told.rows(labels == label)
             for j in columns:
-                found = cell_metrics(rows, j) | _pruned_metrics(rows, told, j, _blind(result))
+                found = cell_metrics(rows, j, (), resamples) | _pruned_metrics(rows, told, j, _blind(result))
                 variation = result.variations[j]
                 group = {"axis": variation.axis, "condition": variation.condition.id, name: label}
                 yield Summary(task=result.block.task, group=group, metrics=found)
@@ -231,22 +252,32 @@ def _churn(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
             yield Summary(task=result.block.task, group=named, metrics=found)
 
 
-def _crossings(result: TaskResult, arrays: Arrays) -> Iterable[Summary]:
-    """Per model: image and question perturbed together, by image family and over all pairs."""
+def _crossings(result: TaskResult, arrays: Arrays, resamples: Resamples | None) -> Iterable[Summary]:
+    """Per model: image and question perturbed together, by image family, by question family (`by`) and over
+    all pairs; an axis with one family is the whole."""
     for pruner, pairs in crossings(result.variations):
-        families = _distinct(pair.family[0] for pair in pairs)
-        groups = [(family, [p for p in pairs if p.family[0] == family]) for family in families]
-        for name, mine in [*groups, ("all", pairs)] if len(groups) > 1 else groups:
-            group = {"cross": name, **({"prune": pruner} if pruner else {})}
-            metrics = crossing_metrics(arrays.outcomes, mine)
+        groups = [
+            ({"cross": family, **by}, [p for p in pairs if p.family[axis] == family])
+            for axis, by in enumerate(({}, {"by": "question"}))
+            for family in _distinct(p.family[axis] for p in pairs)
+            if axis == 0 or len({p.family[axis] for p in pairs}) > 1
+        ]
+        groups += [({"cross": "all"}, pairs)] if len(groups) > 1 else []
+        floor = _floor(result.variations, result.variations[pairs[0].both].reference)
+        for named, mine in groups:
+            group = {**named, **({"prune": pruner} if pruner else {})}
+            metrics = crossing_metrics(arrays.outcomes, mine, floor, resamples)
             if metrics:
                 yield Summary(
                     task=result.block.task, group=group, metrics=metrics, counts={"pairs": len(mine)}
                 )
 
 
-def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str) -> Iterable[Summary]:
+def _stability(
+    result: TaskResult, arrays: Arrays, pruner: str, resamples: Resamples | None
+) -> Iterable[Summary]:
     """What the perturbations do to the full model, or to the model with one pruner."""
+    floor = [j for j, v in enumerate(result.variations) if v.axis == "repeat" and v.pruner == pruner]
     variants = [
         (j, v)
         for j, v in enumerate(result.variations)
@@ -256,12 +287,15 @@ def _stability(result: TaskResult, arrays: Arrays, floor: list[int], pruner: str
     named = {"prune": pruner} if pruner else {}
 
     def over(group: dict[str, str], columns: list[int], mask: Bools | None = None) -> Summary:
-        found = summarise(arrays.outcomes, columns, mask, [] if group.get("axis") == "repeat" else floor)
-        near = nearness(arrays.outcomes, np.array(columns), arrays.prob_margin, mask)
+        against = [] if group.get("axis") == "repeat" else floor
+        chosen = np.array(columns)
+        found = summarise(arrays.outcomes, columns, mask, against, resamples=resamples)
+        near = nearness(arrays.outcomes, chosen, arrays.prob_margin, mask, resamples)
+        kappa = kappa_metrics(arrays.outcomes, chosen, arrays.label, arrays.option_list, mask, resamples)
         return Summary(
             task=result.block.task,
             group={**named, **group},
-            metrics={**found.metrics, **near},
+            metrics={**found.metrics, **kappa, **near},
             counts=found.counts,
         )
 

@@ -39,6 +39,11 @@ def short_percent(figure: Estimate | None, signed: bool = False) -> str:
     return f"{100 * figure.value:{'+' if signed else ''}.1f}"
 
 
+def counted(n: int, what: str) -> str:
+    """`1 error`, `1,020 errors`; `what` in the singular, with a plural in s."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
 def figure_range(values: Sequence[float]) -> str:
     """`1.2 to 2.6`, or `1.2` where both ends read the same; in percent."""
     low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))

@@ -1,4 +1,4 @@
-"""The most unstable items, a sheet each: what was shown and answered under every variant that flips."""
+"""The most unstable items, a sheet each: the answers under all variants, what was shown where they flip."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from vlmbench.report.svg import Sheet, text_height, text_width, wrap
+from vlmbench.report.figures import counted
+from vlmbench.report.svg import Sheet, text_height, wrap
 
 if TYPE_CHECKING:
-    from vlmbench.engine.unstable import Shown, UnstableItem
+    from vlmbench.engine.unstable import Given, Shown, UnstableItem
 
 INK, GREY, FRAME = "#1b1f24", "#57606a", "#d0d7de"
 GREEN, RED, AMBER = "#116329", "#b3261e", "#8a5a00"
@@ -25,7 +26,9 @@ TITLE, TEXT, NAME, SMALL = 18, 14, 13, 11.5
 
 BUDGET = 270_000
 """Characters of all embedded pictures of a sheet: the file stays below 300 KB."""
-_SIZES = ((TILE, 0), (TILE, 128), (144, 128), (112, 64), (88, 32), (64, 16))
+_WORDS = 1_000
+"""Characters of what is written around each picture, beyond the first ones."""
+_SIZES = ((TILE, 0), (TILE, 128), (144, 128), (112, 64), (88, 32), (64, 16), (48, 16))
 """Longer side in pixels and colours (0: all), tried in this order until a sheet is within its budget."""
 
 
@@ -66,11 +69,26 @@ def _head(sheet: Sheet, item: UnstableItem, room: float) -> float:
     right = " / ".join(item.expected)
     gold = wrap(f"right answer: {right}" if right else "no right answer is given", TEXT, room, most=3)
     y = sheet.text(MARGIN, y + 4, gold, TEXT, GREEN if right else GREY)
-    told = f"{item.flips} of {item.pairs} variants change the answer"
-    if item.flips > len(item.flipped):
-        told += f"; {len(item.flipped)} are shown, families take turns"
+    told = f"{item.flips} of {counted(item.pairs, 'variant')} change the answer"
+    missing = item.flips - len(item.flipped)
+    if missing:
+        told += f"; {len(item.flipped)} are shown, families take turns, {missing} are left out"
     about = " · ".join(part for part in (told, item.task, item.category, item.item) if part)
-    return sheet.text(MARGIN, y + 2, wrap(about, SMALL, room, most=3), SMALL, GREY) + GAP
+    y = sheet.text(MARGIN, y + 2, wrap(about, SMALL, room, most=3), SMALL, GREY)
+    y += 6 if item.answers else 0
+    for answer in item.answers:
+        y = sheet.text(MARGIN, y + 2, wrap(_given(answer), SMALL, room, most=4), SMALL, INK)
+    return y + GAP
+
+
+def _given(answer: Given) -> str:
+    """`yes (unchanged input): 12 variants: shift 10 of 14, pad 2 of 2`."""
+    text = " ".join(answer.answer.split())
+    text = f"{text[:60]}…" if len(text) > 61 else text
+    whose = " (unchanged input)" if answer.is_original else ""
+    told = f"{text or '(nothing)'}{whose}: {counted(answer.times, 'variant')}"
+    parts = ", ".join(f"{family} {times} of {pairs}" for family, times, pairs in answer.families)
+    return f"{told}: {parts}" if parts else told
 
 
 class _Tile:
@@ -84,11 +102,9 @@ class _Tile:
         if picture is None and not self.words:
             self.words = ["(no picture)"]
         name = "unchanged input" if is_original else shown.name.replace(",", ", ")
-        if text_width(name.split(" ")[0], NAME, bold=True) > TILE:
-            name = name.replace("(", " (")
         if is_original and shown.name != "clean":
             name = f"unchanged input, {shown.name}"
-        self.name = wrap(name, NAME, TILE, most=3, bold=True)
+        self.name = wrap(name, NAME, TILE, most=4, bold=True)
         text = shown.answer if shown.answer is not None else shown.state
         self.answer = wrap(text if text.strip() else "(nothing)", TEXT, TILE - 22, most=4)
         self.notes = [line for text in _notes(shown) for line in wrap(text, SMALL, TILE, most=2)]
@@ -161,7 +177,7 @@ def embedded(pictures: Sequence[Image.Image | None]) -> list[tuple[str, float, f
     """(base64 of a PNG, width, height as drawn) of each, all together within BUDGET where that can be."""
     found: list[str] = []
     for side, colours in _SIZES:
-        found, left = [], BUDGET
+        found, left = [], BUDGET - _WORDS * max(0, len(pictures) - 20)
         for picture in pictures:
             found.append(_png(picture, side, colours) if picture else "")
             left -= len(found[-1])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from vlmbench.report.figures import TEST, Section, detectable, percent, short_percent
+from vlmbench.report.figures import TEST, Section, counted, detectable, percent, short_percent
 from vlmbench.schema import Estimate
 
 if TYPE_CHECKING:
-    from vlmbench.comparison.prediction import Prediction, Predictor
+    from vlmbench.comparison.prediction import HeldOut, Prediction, Predictor
 
 NAMES = {
     "stability": "stability",
@@ -32,8 +32,8 @@ def prediction_sections(prediction: Prediction) -> list[Section]:
     """Most important first."""
     found = [_head(prediction), _auroc(prediction), _differences(prediction)]
     found += [_precision(prediction), _coverage(prediction)]
-    if prediction.held_out:
-        found.append(_held_out(prediction))
+    for word in dict.fromkeys(row.by for row in prediction.held_out):
+        found.append(_held_out(word, [row for row in prediction.held_out if row.by == word]))
     found.append(_notes(prediction))
     return found
 
@@ -73,19 +73,23 @@ def _head(prediction: Prediction) -> Section:
     small = " + ".join(one.model for one in prediction.small)
     title = f"{small} → {target.model}" if large else f"{small}, its own answers"
     lines = [
-        f"{'small' if large else 'model'} {one.model}: {one.variants} variants of {len(one.families)} "
-        f"families ({one.name})"
+        f"{'small' if large else 'model'} {one.model}: {counted(one.variants, 'variant')} of "
+        f"{_families(len(one.families))} ({one.name})"
         for one in prediction.small
     ]
     lines += [f"large {large.model} ({large.name})"] if large else []
-    items = ", ".join(f"{task} {n:,} items" for task, n in prediction.items.items())
-    lines.append(f"{items} on {prediction.clusters:,} images")
+    items = ", ".join(f"{task} {counted(n, 'item')}" for task, n in prediction.items.items())
+    lines.append(f"{items} on {counted(prediction.clusters, 'image')}")
     lines.append(
-        f"predicted: whether {target.model} is right on the unchanged input: {prediction.errors:,} errors, "
-        f"accuracy {percent(prediction.accuracy)} %"
+        f"predicted: whether {target.model} is right on the unchanged input: "
+        f"{counted(prediction.errors, 'error')}, accuracy {percent(prediction.accuracy)} %"
     )
     lines += [f"warning: {warning}" for warning in prediction.warnings]
     return Section(f"vlmbench predict · {title}", tuple(lines))
+
+
+def _families(n: int) -> str:
+    return "1 family" if n == 1 else f"{n} families"
 
 
 def _shown(prediction: Prediction) -> Iterator[tuple[str, Predictor]]:
@@ -184,9 +188,9 @@ def _coverage(prediction: Prediction) -> Section:
     return Section("Coverage at risk", lines, ("predictor", "1 %", "5 %", "10 %", "20 %"), rows)
 
 
-def _held_out(prediction: Prediction) -> Section:
-    word = next(iter(prediction.held_out[-1].group), "group")
-    together, *groups = prediction.held_out
+def _held_out(word: str, found: Sequence[HeldOut]) -> Section:
+    """The first row of `found` is of all groups together."""
+    together, *groups = found
     names = list(together.auroc)
     rows = tuple(
         (
@@ -215,14 +219,15 @@ def _notes(prediction: Prediction) -> Section:
     fewer = min(prediction.errors, prediction.n - prediction.errors)
     features = prediction.predictors[0].features
     if fewer < max(FEW, features):
-        kind = "errors" if fewer == prediction.errors else "right answers"
+        kind = "error" if fewer == prediction.errors else "right answer"
         lines.append(
-            f"{fewer} {kind} for {features} features of stability: their weights are hardly known; more "
-            "items help the fit"
+            f"{counted(fewer, kind)} for {counted(features, 'feature')} of stability: their weights are "
+            "hardly known; more items help the fit"
         )
     if prediction.left_out:
         lines.append(
-            f"{prediction.left_out:,} items left out: without a score, or without two answers to compare"
+            f"{counted(prediction.left_out, 'item')} left out: without a score, or without two answers to "
+            "compare"
         )
     lines.append(
         f"fitted: L2 logistic regression on z-scores, {prediction.folds} folds, no image in two; C chosen "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import UsageError
 from vlmbench.report.canvas import DASHES, GREY, INK, PALE, PALETTE, canvas, need_matplotlib
+from vlmbench.report.figures import counted
 from vlmbench.report.predict import decimal, predictor_name
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _curves(axis: Any, prediction: Prediction) -> None:
     axis.set_xlabel("coverage: surest answers kept, %")
     axis.set_ylabel("risk: wrong among them, %")
     axis.set_title(
-        f"{target}: {prediction.n:,} questions, {prediction.errors:,} errors",
+        f"{target}: {counted(prediction.n, 'question')}, {counted(prediction.errors, 'error')}",
         fontsize=10,
         loc="left",
         color=GREY,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vlmbench.errors import UsageError
 from vlmbench.report.canvas import GREY, INK, MARKERS, PALE, PALETTE, canvas
@@ -15,6 +17,8 @@ from vlmbench.schema import Estimate, Summary, Table
 
 FAMILY = "shift"
 _PATCHES = "patches="
+_ASIDE = 0.2
+"""Inches that the name of a distance may stand beside its tick."""
 _FAR = 2.5
 """A patch wider than this many times the largest shift would press the curve into a corner."""
 
@@ -168,6 +172,9 @@ def _legend(axis: Any) -> None:
     columns = 1 + (names > 4) + (names > 12)
     low, top = axis.get_ylim()
     axis.set_ylim(low, top / (1 - 0.06 * -(-names // columns) - 0.06))
+    if axis.get_ylim()[1] > 100:  # the names stand above an axis that ends where shares do
+        axis.set_yticks(range(0, 101, 20))
+        axis.spines["left"].set_bounds(low, 100)
     axis.legend(
         framealpha=0.9,
         edgecolor="none",
@@ -180,24 +187,54 @@ def _legend(axis: Any) -> None:
 
 
 def _ticks(axis: Any, lines: Sequence[ShiftLine], most: float) -> None:
-    """At every distance; named where there is room, larger ones first. Where the validity rule leaves
-    questions out at some distances, how many are left stands below."""
+    """At every distance, with its name; where the validity rule leaves questions out at some distances, how
+    many are left stands below."""
+    from matplotlib.transforms import ScaledTranslation
+
     counts: dict[int, set[int]] = {}
     for line in lines:
         for point in line.points:
             counts.setdefault(point.pixels, set()).add(point.rate.n)
     differ = len({n for found in counts.values() for n in found}) > 1
-    names, room = [], float("inf")
-    for pixels in sorted(counts, reverse=True):
-        few = f"{min(counts[pixels])}" if differ else ""
-        # half a label, in pixels of the source: 0.042 inches for half a letter, the axis is 6.6 wide
-        half = (0.042 * max(len(str(pixels)), len(few)) + 0.03) / 6.6 * 1.04 * most
-        fits = pixels + half <= room
-        names.append((f"{pixels}\n{few}" if differ else str(pixels)) if fits else "")
-        room = pixels - half if fits else room
-    axis.set_xticks(sorted(counts), names[::-1], fontsize=9)
+    names = {p: f"{p}\n{min(counts[p])}" if differ else str(p) for p in sorted(counts)}
+    # in inches: a digit takes 0.084, the axis is 6.6 wide
+    places = {pixels: 6.6 * pixels / (1.04 * most) for pixels in names}
+    wide = {pixels: 0.084 * max(map(len, name.split("\n"))) + 0.06 for pixels, name in names.items()}
+    moved = _aside(places, wide)
+    axis.set_xticks(list(names), [names[p] if p in moved else "" for p in names], fontsize=9)
+    scale = axis.get_figure().dpi_scale_trans
+    for pixels, label in zip(names, axis.get_xticklabels(), strict=True):
+        if moved.get(pixels):
+            label.set_transform(label.get_transform() + ScaledTranslation(moved[pixels], 0, scale))
     below = "\nbelow: questions that count there" if differ else ""
     axis.set_xlabel(f"shift, pixels of the source image{below}")
+
+
+def _aside(places: Mapping[int, float], wide: Mapping[int, float]) -> dict[int, float]:
+    """How far each name moves so that none covers another, as little as can be: by least squares, pooling
+    neighbours. Names between the first and the last go, the most crowded first, until none moves by more than
+    _ASIDE."""
+    shown = sorted(places)
+    while True:
+        blocks: list[tuple[float, list[int]]] = []  # where a block of touching names begins, the names
+        for pixels in shown:
+            begin, block = places[pixels] - wide[pixels] / 2, [pixels]
+            while blocks and blocks[-1][0] + sum(wide[p] for p in blocks[-1][1]) > begin:
+                block = [*blocks.pop()[1], *block]
+                edges = np.cumsum([0.0, *(wide[p] for p in block[:-1])])
+                begin = float(
+                    np.mean([places[p] - wide[p] / 2 - e for p, e in zip(block, edges, strict=True)])
+                )
+            blocks.append((begin, block))
+        moved: dict[int, float] = {}
+        for begin, block in blocks:
+            for pixels in block:
+                moved[pixels] = begin + wide[pixels] / 2 - places[pixels]
+                begin += wide[pixels]
+        inner = shown[1:-1]
+        if not inner or max(map(abs, moved.values())) <= _ASIDE:
+            return moved
+        shown.remove(min(inner, key=lambda p: places[p] - places[shown[shown.index(p) - 1]]))
 
 
 def _scale(axis: Any, lines: Sequence[ShiftLine], patch: float | None) -> None:
@@ -206,7 +243,7 @@ def _scale(axis: Any, lines: Sequence[ShiftLine], patch: float | None) -> None:
     bounds = [percent_bounds(point.rate)[1] for line in lines for point in line.points]
     bounds += [percent_bounds(line.patch)[1] for line in lines if line.patch is not None]
     axis.set_xlim(0, most * 1.04)
-    top = max(1.0, *bounds) * 1.02
+    top = min(100.0, max(1.0, *bounds) * 1.02)
     # a floor at 0 must not hide under the axis
     axis.set_ylim(-0.02 * top, top)
     _ticks(axis, lines, most)

@@ -49,8 +49,8 @@ def _em(char: str) -> float:
 
 
 def wrap(text: str, size: float, width: float, most: int = 40, bold: bool = False) -> list[str]:
-    """Lines of at most `width` pixels; words wider than that, and scripts without spaces, are broken. An
-    ellipsis ends what is left out."""
+    """Lines of at most `width` pixels. Words wider than that are broken after a plus or a comma, else before
+    a bracket, else, as scripts without spaces, anywhere. An ellipsis ends what is left out."""
     lines: list[str] = []
     for paragraph in clean(text).splitlines() or [""]:
         line = ""
@@ -75,11 +75,16 @@ def wrap(text: str, size: float, width: float, most: int = 40, bold: bool = Fals
 
 
 def _fits(word: str, size: float, width: float, bold: bool) -> int:
-    """How many letters go on a line, at least one; accents stay with theirs."""
+    """How many letters of a word that is too wide go on a line, at least one; accents stay with theirs."""
     fits = 1
     while fits < len(word) and text_width(word[: fits + 1], size, bold) <= width:
         fits += 1
-    while 1 < fits < len(word) and unicodedata.combining(word[fits]):
+    if fits == len(word):
+        return fits
+    joint = max(word.rfind("+", 0, fits), word.rfind(",", 0, fits)) + 1 or word.rfind("(", 1, fits + 1)
+    if joint > 0:
+        return joint
+    while fits > 1 and unicodedata.combining(word[fits]):
         fits -= 1
     return fits
 

@@ -137,6 +137,7 @@ def _stability_sections(
     if families:
         yield _family_section(block, families)
         yield from _tested_section(block, families)
+    yield from _token_section(table, block, pruner)
     by_strength = [s for s in summaries if "strength" in s.group]
     if by_strength:
         yield _strength_section(block, by_strength)
@@ -199,8 +200,7 @@ def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
             s.group["axis"],
             s.group["family"],
             percent(s.metrics.get("flip_rate")),
-            short_percent(s.metrics.get("excess_flip_rate"), signed=True),
-            short_percent(s.metrics.get("any_flip")),
+            percent(s.metrics.get("excess_flip_rate"), signed=True),
             short_percent(s.metrics.get("near_flip_rate")),
             short_percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts.get("pairs", 0)),
@@ -208,8 +208,21 @@ def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
         )
         for s in families
     )
-    columns = ("axis", "family", "flip rate %", "excess", "any", "near", "Δacc", "pairs", "ties")
+    columns = ("axis", "family", "flip rate %", "excess", "near", "Δacc", "pairs", "ties")
     return Section(f"{block.task}: by family", columns=columns, rows=rows)
+
+
+def _token_section(table: Table, block: TaskBlock, pruner: str) -> Iterator[Section]:
+    """Perturbations that change the number of visual tokens; nothing where none does."""
+    rows = tuple(
+        (cell.axis, short_label(cell.condition), f"{change.value or 0:+.1f}", str(change.n))
+        for cell in table.cells
+        if cell.task == block.task and cell.reference == (pruner or "clean")
+        if (change := cell.metrics.get("visual_tokens_change")) is not None
+    )
+    if rows:
+        lines = ("more or fewer visual tokens than on the unchanged input: a flip may be due to that",)
+        yield Section(f"{block.task}: visual tokens", lines, ("axis", "condition", "change", "items"), rows)
 
 
 def _tested_section(block: TaskBlock, families: Sequence[Summary]) -> Iterator[Section]:
@@ -221,15 +234,34 @@ def _tested_section(block: TaskBlock, families: Sequence[Summary]) -> Iterator[S
             percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts["b"]),
             str(s.counts["c"]),
+            _TESTS.get(s.test, s.test or "-"),
             *(_p_value(s.metrics[name]) for name in ("accuracy_p", "accuracy_p_holm")),
         )
         for s in families
         if "accuracy_p" in s.metrics
     )
     if rows:
-        lines = ("b: right, then wrong; c: wrong, then right (McNemar); Holm over the families",)
-        columns = ("axis", "family", "accuracy change, points", "b", "c", "p", "Holm")
+        lines = (
+            "b: pairs (item, variant) that go from right to wrong; c: from wrong to right",
+            "p: of the test named beside it; Holm: after correction over the families",
+            *(line for line, names in _TOLD.items() if any(row[5] in names for row in rows)),
+        )
+        columns = ("axis", "family", "accuracy change", "b", "c", "test", "p", "Holm")
         yield Section(f"{block.task}: accuracy under perturbation", lines, columns, rows)
+
+
+_TESTS = {
+    "mcnemar-exact": "McNemar",
+    "mcnemar-mid-p": "McNemar, mid-p",
+    "sign-flip-exact": "signs, all",
+    "sign-flip": "signs, drawn",
+    "paired-bootstrap": "bootstrap",
+}
+_TOLD = {
+    "McNemar: b against c, exact binomial; mid-p from 25 pairs on": ("McNemar", "McNemar, mid-p"),
+    "signs: sign flips over whole images, whose pairs depend on each other": ("signs, all", "signs, drawn"),
+    "bootstrap: paired, over whole images, for soft scores": ("bootstrap",),
+}
 
 
 def _p_value(figure: Estimate) -> str:
@@ -242,7 +274,7 @@ def _strength_section(block: TaskBlock, groups: Sequence[Summary]) -> Section:
             s.group["family"],
             s.group["strength"],
             percent(s.metrics.get("flip_rate")),
-            short_percent(s.metrics.get("excess_flip_rate"), signed=True),
+            percent(s.metrics.get("excess_flip_rate"), signed=True),
             short_percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts.get("pairs", 0)),
         )
@@ -253,17 +285,26 @@ def _strength_section(block: TaskBlock, groups: Sequence[Summary]) -> Section:
 
 
 def _group_section(block: TaskBlock, name: str, groups: Sequence[Summary]) -> Section:
+    """Kappa stands beside raw agreement where labels are closed in some group."""
+    closed = any("fleiss_kappa" in s.metrics for s in groups)
     rows = tuple(
         (
             s.group[name],
             percent(s.metrics.get("flip_rate")),
             short_percent(s.metrics.get("any_flip")),
             short_percent(s.metrics.get("agreement")),
+            *([_kappa(s.metrics.get("fleiss_kappa"))] if closed else []),
             short_percent(s.metrics.get("accuracy_stable")),
             short_percent(s.metrics.get("accuracy_unstable")),
             str(s.counts.get("items", 0)),
         )
         for s in groups
     )
-    columns = (name, "flip rate %", "any", "agree", "acc stable", "unstable", "items")
+    kappa = ["kappa"] if closed else []
+    columns = (name, "flip rate %", "any", "agree", *kappa, "acc stable", "unstable", "items")
     return Section(f"{block.task}: by {name}", columns=columns, rows=rows)
+
+
+def _kappa(figure: Estimate | None) -> str:
+    """A number up to 1, in hundredths."""
+    return "-" if figure is None or figure.value is None else f"{figure.value:.2f}"
