@@ -55,6 +55,7 @@ class FaultServer:
 
     def __init__(self, pause: float = 0.05, stall: float = 1.5) -> None:
         self.pause, self.stall = pause, stall
+        self.fingerprint = "fp-1"
         self.faults: deque[Any] = deque()
         self.always: Any = None
         """What every request meets, whatever `faults` say."""
@@ -126,7 +127,7 @@ class FaultServer:
         if self._down or held:
             self._cut(handler)
         elif fault == "ok":
-            self._send(handler, 200, completion(body))
+            self._send(handler, 200, completion(body, self.fingerprint))
         elif fault == 429:
             self._send(handler, 429, {"error": {"message": "slow down"}}, {"Retry-After": str(self.pause)})
         elif fault == 500:

@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fault_server import FaultServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from runs import run, write_task
+from runs import run, write_rows, write_task
 
 from vlmbench.cli.app import run as command
 from vlmbench.engine.store import read_records
@@ -64,11 +68,17 @@ def whole(
 
 
 def ask(
-    server: FaultServer, task: Path, out: Path, repeats: int = 3, families: str = FAMILIES, **more: Any
+    server: FaultServer,
+    task: Path,
+    out: Path,
+    repeats: int = 3,
+    families: str = FAMILIES,
+    limit: int | None = None,
+    **more: Any,
 ) -> Any:
-    settings = {"timeout": 0.5, "retries": 5, "patience": 0.01, "concurrency": 4, **more}
-    asked = Server(base_url=server.url, **settings)
-    return run("openai:m", task, out, families, batch_size=None, repeats=repeats, server=asked)
+    how = {"timeout": 0.5, "retries": 5, "patience": 0.01, "concurrency": 4, **more}
+    asked = Server(base_url=server.url, **how)
+    return run("openai:m", task, out, families, batch_size=None, repeats=repeats, server=asked, limit=limit)
 
 
 def test_a_run_is_one_table_and_three_real_calls_for_the_floor(
@@ -91,7 +101,7 @@ def test_a_run_is_one_table_and_three_real_calls_for_the_floor(
         assert record.min_margin == pytest.approx(_logit(record.prob))
     table = Table.read(folder)
     assert table.identity["model"] == "openai:m"
-    assert table.identity["server"] == server.url.split("/")[2]
+    assert table.identity["server"] == server.url.partition("://")[2]  # with the path
     assert table.identity["revision"] is None
 
 
@@ -368,26 +378,42 @@ def test_no_server_at_all(task: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert gone.url in line
 
 
+@pytest.mark.parametrize("key", [KEY, 'kq7!"\\x9'], ids=["long", "eight"])
 def test_the_key_gets_nowhere(
-    server: FaultServer, task: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    key: str,
+    server: FaultServer,
+    task: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = {"error": {"message": f"Bearer {KEY} is slow; {'x' * 190} {KEY}"}}
-    spoken = {"choices": [{"message": {"content": f"your key is {KEY}"}}], "model": "m"}
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    # the cut at 200 characters falls into the key: whoever cuts first shows most of it
+    told = {"error": {"message": f"{'x' * (200 - len(key) + 2)}{key}", "code": key, "param": key}}
+    spoken = {
+        "choices": [{"message": {"content": f"your key is {key}"}, "finish_reason": key}],
+        "model": f"m {key}",
+        "system_fingerprint": f"fp {key}",
+        "id": key,
+    }
     server.reset([(500, told), (200, spoken), *[(400, told)] * 3])
-    assert command([*arguments(server, task, tmp_path / "run"), "--include", str(_named(tmp_path, KEY))]) == 3
+    named = str(_named(tmp_path, key.replace("/", "")))
+    assert command([*arguments(server, task, tmp_path / "run"), "--include", named]) == 3
     said = capfd.readouterr()
-    assert KEY not in said.out + said.err
-    assert server.keys == {f"Bearer {KEY}"}
+    assert server.keys == {f"Bearer {key}"}
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"manifest.json", "table.json", "rank-0.jsonl", "calls.jsonl"}
-    for path in files:
-        assert KEY not in path.read_text(encoding="utf-8"), path
-        assert KEY[:20] not in path.read_text(encoding="utf-8"), path
-    assert "your key is ***" in (tmp_path / "run" / "calls.jsonl").read_text()
+    for text in (said.out, said.err, *(path.read_text(encoding="utf-8") for path in files)):
+        for form in (key, json.dumps(key)[1:-1]):
+            assert form not in text
+            assert form[:-3] not in text
+    calls = (tmp_path / "run" / "calls.jsonl").read_text()
+    for kept in ("your key is ***", '"m ***"', '"fp ***"', '"finish": "***"'):
+        assert kept in calls
 
 
 def _named(folder: Path, text: str) -> Path:
-    path = folder / f"{text}.py"
+    path = folder / f"{''.join(c for c in text if c.isalnum() or c in '-!')}.py"
     path.write_text("")
     return path
 
@@ -435,7 +461,15 @@ def test_a_server_here_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [["--prune", "zoo@0.9"], ["--dtype", "float32"], ["--space", "model"], ["--batch-size", "4"]],
+    [
+        ["--prune", "zoo@0.9"],
+        ["--dtype", "float32"],
+        ["--space", "model"],
+        ["--batch-size", "4"],
+        ["--forecast"],
+        ["--forecast", "--riskiest", "0.5"],
+        ["--drift"],
+    ],
     ids=lambda options: options[0],
 )
 def test_what_needs_the_weights_is_refused(
@@ -448,8 +482,29 @@ def test_what_needs_the_weights_is_refused(
     for other in (["prune"], ["check"]):
         assert command([*other, "--model", "openai:m"]) == 2
         assert "openai:m is a served model" in capsys.readouterr().err
-    assert command(["perturb", "--model", "demo", "--base-url", server.url]) == 2
     assert not server.arrived
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--base-url", "http://127.0.0.1:9/v1"],
+        ["--max-calls", "5"],
+        ["--concurrency", "2"],
+        ["--timeout", "3"],
+        ["--retries", "1"],
+        ["--api-key-env", "MY_KEY"],
+        ["--fresh"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_a_model_that_runs_here_has_no_use_for_is_refused(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["perturb", "--model", "demo", *options]) == 2
+    assert capsys.readouterr().err == (
+        f"vlmbench: {options[0]} goes with --model openai:NAME: got --model demo\n"
+    )
 
 
 def test_two_sessions_of_one_run_do_not_pay_twice(server: FaultServer, task: Path, tmp_path: Path) -> None:
@@ -460,6 +515,18 @@ def test_two_sessions_of_one_run_do_not_pay_twice(server: FaultServer, task: Pat
     with pytest.raises(UsageError, match="another process is working"):
         ask(server, task, folder, repeats=0, families="polite(k=0)")
     held.close()
+
+
+def test_a_phrasing_in_another_language_asks_for_the_answers_own(server: FaultServer, tmp_path: Path) -> None:
+    write_task(tmp_path, images=1)
+    wordings = {"german": "Was ist das?", "fr-1": "Qu'est-ce ?", "short": "And this?"}
+    rows = [{"image": "0.png", "question": "What is it?", "answer": "yes", "phrasings": wordings}]
+    for spec, tail in (({}, "\nAnswer in English."), ({"force_answer_language": False}, "")):
+        server.reset()
+        task = write_rows(tmp_path, rows, phrasing_languages={"german": "de"}, **spec)
+        ask(server, task, tmp_path / f"run{len(spec)}", repeats=0, families="phrasing", fresh=True)
+        texts = {body["messages"][0]["content"][-1]["text"] for body in server.bodies}
+        assert texts == {"What is it?", "And this?", f"Was ist das?{tail}", f"Qu'est-ce ?{tail}"}
 
 
 def test_drawn_answers_are_calls_of_their_own(server: FaultServer, task: Path, tmp_path: Path) -> None:
@@ -508,6 +575,201 @@ def test_replies_are_read_as_servers_write_them() -> None:
     for broken in ("", "[]", "{}", '{"choices": []}', '{"error": "no"}', reply(3), "<p>"):
         with pytest.raises(MalformedReplyError):
             read_reply(broken)
+
+
+MALFORMED = {
+    "message null": {"choices": [{"message": None}]},
+    "message text": {"choices": [{"message": "hello"}]},
+    "message list": {"choices": [{"message": []}]},
+    "content [text]": {"choices": [{"message": {"content": ["a"]}}]},
+    "content [1]": {"choices": [{"message": {"content": [1]}}]},
+    "text null": {"choices": [{"message": {"content": [{"type": "text", "text": None}]}}]},
+    "choice list": {"choices": [[]]},
+    "choices object": {"choices": {"0": 1}},
+    "deep": "[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_reply_is_tried_again_and_then_an_error_of_its_item(
+    body: Any, server: FaultServer, task: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MalformedReplyError):
+        read_reply(body if isinstance(body, str) else json.dumps(body))
+    server.reset(["ok", (200, body), "ok", (200, body), (200, body)])
+    result = ask(server, task, tmp_path / "run", repeats=0, families="polite(k=0)", concurrency=1, retries=1)
+    states = Counter(record.state for record in read_records(tmp_path / "run").values())
+    assert (states[State.ERROR], states.total()) == (1, 12)
+    assert result.table.status == "partial"
+
+
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [None]}, {"content": [5]}, {"content": {"a": 1}}, {"content": "ab"}, [1], "x",
+        {"content": [{"token": "a", "logprob": None}]},
+        {"content": [{"token": "a", "logprob": -1, "top_logprobs": [None]}]},
+        {"content": [{"token": "a", "logprob": -1, "top_logprobs": 3}]},
+        {"content": [{"token": "a", "logprob": 5}]},
+        {"content": [{"token": "a", "logprob": True}]},
+        {"content": [{"token": "a", "logprob": int(HUGE)}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_log_probabilities_are_none(logprobs: Any) -> None:
+    told = read_reply(reply(logprobs=logprobs))
+    assert (told.text, told.prob, told.prob_margin, told.min_margin) == ("yes", None, None, None)
+
+
+def test_figures_that_no_number_holds() -> None:
+    body = '{"choices": [{"message": {"content": "y"}}], "usage": {"prompt_tokens": %s}}'
+    for number in ("9" * 5000, HUGE, "-5", "true", "1e400"):
+        assert read_reply(body % number).prompt_tokens is None
+    least = {"content": [{"token": "a", "logprob": -int(HUGE)}]}
+    assert read_reply(reply(logprobs=least)).prob == 0.0
+
+
+NAMES = st.sampled_from(
+    ["choices", "message", "content", "type", "text", "refusal", "logprobs", "token", "logprob",
+     "top_logprobs", "usage", "prompt_tokens", "finish_reason", "model", "system_fingerprint"]
+)  # fmt: skip
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-(10**400), 10**400), st.floats(),
+    st.sampled_from(["text", "yes", "-inf", "\ud83d", ""]),
+    st.text(st.characters(codec=None, categories=["L", "Cs", "Cc"]), max_size=4),
+)  # fmt: skip
+SHAPES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def completions(draw: Any) -> Any:
+    """A chat completion of which any part may be of any shape."""
+
+    def maybe(good: Any) -> Any:
+        return draw(SHAPES) if draw(st.integers(0, 4)) == 0 else good
+
+    part = maybe({"type": "text", "text": maybe("yes")})
+    top = maybe({"token": maybe("a"), "logprob": maybe(-0.5)})
+    step = maybe({"token": maybe("b"), "logprob": maybe(-1.0), "top_logprobs": maybe([top])})
+    message = maybe({"content": maybe(draw(st.sampled_from(["yes", None, [part]]))), "refusal": maybe(None)})
+    choice = maybe({"message": message, "logprobs": maybe({"content": maybe([step])})})
+    usage = maybe({"prompt_tokens": maybe(3), "completion_tokens": maybe(1)})
+    return maybe({"choices": maybe([choice]), "usage": usage, "model": maybe("m")})
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=list(HealthCheck))
+@given(st.one_of(SHAPES, completions()))
+def test_whatever_a_server_says_is_a_reply_or_malformed(content: Any) -> None:
+    try:
+        told = read_reply(json.dumps(content))
+    except MalformedReplyError:
+        return
+    json.dumps(asdict(told), ensure_ascii=False, allow_nan=False).encode()  # no half characters, all finite
+    assert all(isinstance(text, str) for text in (told.text, told.finish, told.model, told.fingerprint))
+    for share in (told.prob, told.prob_margin):
+        assert share is None or -1 <= share <= 1
+    assert told.min_margin is None or told.min_margin >= 0
+    assert all(count is None or 0 <= count <= 2**53 for count in (told.prompt_tokens, told.new_tokens))
+
+
+def test_half_a_character_is_replaced_and_the_answer_kept(
+    server: FaultServer, task: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {"choices": [{"message": {"content": "red \ud83d"}}], "model": "m\udc00"}
+    server.reset([(200, half), {"error": {"message": "no \ud83d"}}])
+    assert command(arguments(server, task, tmp_path / "run")) == 3
+    capsys.readouterr().out.encode()
+    texts = {record.raw for record in read_records(tmp_path / "run").values()}
+    assert "red \ufffd" in texts
+    parts = [{"type": "text", "text": half} for half in ("\ud83d", "\ude00")]
+    assert read_reply(reply(parts)).text == "😀"
+
+
+@pytest.mark.parametrize(
+    ("faults", "retries", "outcome"),
+    [
+        ([429, 500, "cut", "cut", "ok"], 5, "answered"),
+        (["cut", "cut", "cut", "cut", "ok"], 5, "answered"),
+        ([429, 500, "html", "html", "html", "ok"], 5, "answered"),
+        (["html", "html", 429, "html", "ok"], 5, "answered"),
+        ([(200, {"choices": [{"message": None}]})] * 4, 5, "answered"),
+        (["html", "html", "html"], 5, "hopeless"),
+        ([(502, "<html>")] * 2 + ["html"] * 3, 5, "hopeless"),
+        (["json", "other", "html"], 5, "hopeless"),
+        ([429, 500, "cut"], 2, "failed"),
+        (["cut", "cut"], 1, "failed"),
+    ],
+)
+def test_a_server_that_is_there_gets_all_tries(
+    faults: list[Any], retries: int, outcome: str, server: FaultServer
+) -> None:
+    from vlmbench.models.endpoint import Endpoint, Question
+
+    server.reset(faults)
+    asked = Server(base_url=server.url, patience=0.001, retries=retries, timeout=2)
+    endpoint = Endpoint("m", find_address(asked), asked)
+    expected = {"hopeless": HopelessError, "failed": CallFailedError}.get(outcome)
+    if expected is None:
+        assert endpoint.ask(Question("?", (), 3)).text
+    else:
+        with pytest.raises(expected):
+            endpoint.ask(Question("?", (), 3))
+        assert not server.faults
+
+
+# --- answers of runs beside
+
+
+def test_a_larger_run_beside_takes_over_what_is_answered(
+    server: FaultServer, task: Path, tmp_path: Path
+) -> None:
+    small = ask(server, task, tmp_path / "small", limit=4)
+    paid = sum(server.answered.values())
+    assert paid == 4 * 7
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "calls.jsonl").write_bytes(b'\xff\n{"key": 3}\n[1]\n{"key": "half')
+    with pytest.raises(UsageError, match=f"needs {CALLS - paid} calls"):
+        ask(server, task, tmp_path / "large", max_calls=CALLS - paid - 1)
+    large = ask(server, task, tmp_path / "large", max_calls=CALLS - paid)
+    assert sum(server.answered.values()) == CALLS
+    assert large.table.status == "complete"
+    assert f"{paid} answers taken over from small" in large.table.notes
+    assert not any("taken over" in note for note in small.table.notes)
+    calls = [json.loads(line) for line in (tmp_path / "large" / "calls.jsonl").read_text().splitlines()]
+    assert Counter(call["taken_from"] for call in calls) == {"small": paid, "": CALLS - paid}
+    shutil.rmtree(tmp_path / "small")  # the folder is whole without it
+    again = ask(server, task, tmp_path / "large")
+    assert again.table.without_times() == large.table.without_times()
+    assert sum(server.answered.values()) == CALLS
+
+
+def test_fresh_asks_anew(server: FaultServer, task: Path, tmp_path: Path) -> None:
+    one = ask(server, task, tmp_path / "one", repeats=0, families="polite(k=0)")
+    two = ask(server, task, tmp_path / "two", repeats=0, families="polite(k=0)", fresh=True)
+    assert set(server.answered.values()) == {2}
+    assert two.table.without_times() == one.table.without_times()
+
+
+@pytest.mark.parametrize(
+    ("now", "said"), [("fp-2", "of another fingerprint than"), ("", "no fingerprint tells")]
+)
+def test_answers_of_another_server_behind_the_same_name_are_told(
+    now: str, said: str, server: FaultServer, task: Path, tmp_path: Path
+) -> None:
+    ask(server, task, tmp_path / "before", repeats=0, families="polite(k=0)")
+    server.fingerprint = now
+    table = ask(server, task, tmp_path / "after", repeats=0, families="polite(k=0),polite(k=1)").table
+    server.fingerprint = "fp-1"
+    (note,) = [note for note in table.notes if "taken over" in note]
+    assert note.startswith("12 answers taken over from before")
+    assert said in note
 
 
 def _top(token: str, logprob: float) -> dict[str, Any]:

@@ -385,6 +385,20 @@ def test_phrasing_sets_the_language_and_keeps_the_instruction():
     assert (german.question, german.language) == (PHRASINGS["de-1"], "de")
     assert german.instruction == before.instruction
     assert apply(QUESTIONS.get("phrasing").part(name="alt-1"), before).language == "en"
+    forced = "Answer with one word. Answer in English."
+    asked = before.changed(force_answer_language=True)
+    assert apply(QUESTIONS.get("phrasing").part(name="de-1"), asked).instruction == forced
+    assert apply(QUESTIONS.get("phrasing").part(name="de-1", force="true"), before).instruction == forced
+    assert apply(QUESTIONS.get("phrasing").part(name="de-1", force="false"), asked).instruction != forced
+    assert apply(QUESTIONS.get("phrasing").part(name="alt-1", force="true"), asked) == apply(
+        QUESTIONS.get("phrasing").part(name="alt-1"), asked
+    )
+    told = asked.changed(phrasing_languages={"alt-1": "fr", "de-1": "en"})
+    french = apply(QUESTIONS.get("phrasing").part(name="alt-1"), told)
+    assert (french.instruction, french.language) == (forced, "fr")
+    assert apply(QUESTIONS.get("phrasing").part(name="de-1"), told).instruction == before.instruction
+    with pytest.raises(NotApplicableError, match="no sentence that asks for an answer in 'pt'"):
+        apply(QUESTIONS.get("phrasing").part(name="de-1"), asked.changed(language="pt"))
     for name in ("", "fr-1"):
         with pytest.raises(NotApplicableError, match="known: alt-1, de-1"):
             apply(QUESTIONS.get("phrasing").part(name=name), before)

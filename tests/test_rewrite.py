@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from vlmbench.experiments import rewrite as experiment
 from vlmbench.experiments.asking import LocalAsker
 from vlmbench.experiments.perturb import PerturbOptions, variations
 from vlmbench.experiments.rewrite import RewriteOptions, UnansweredError, rejected_path
-from vlmbench.experiments.rewriting import Outcome, Wanted, rewrite_items
+from vlmbench.experiments.rewriting import Outcome, Wanted, most_calls, rewrite_items
 from vlmbench.items import Item
 from vlmbench.models import texts
 from vlmbench.models.endpoint_address import Server
@@ -392,7 +393,155 @@ def test_a_budget_is_refused_before_the_first_call(server: FaultServer, task: Pa
     assert all(isinstance(body["messages"][0]["content"][0]["text"], str) for body in server.bodies)
 
 
+def test_a_budget_counts_what_this_very_command_has_answers_to(server: FaultServer, task: Path) -> None:
+    server.faults.extend(["ok", (400, '{"error": {"message": "no"}}')])
+    with pytest.raises(UnansweredError):
+        experiment.run(served(server, task, kinds=("de",)))
+    with pytest.raises(UsageError, match="up to 1 calls are not answered yet"):
+        experiment.run(served(server, task, kinds=("de",), most=0))
+    with pytest.raises(UsageError, match="up to 4 calls are not answered yet"):  # the German one is no help
+        experiment.run(served(server, task, kinds=("paraphrase",), per_item=2, most=3))
+    asked = len(server.bodies)
+    experiment.run(served(server, task, kinds=("paraphrase",), per_item=2, most=4))
+    assert len(server.bodies) - asked <= 4
+
+
+@pytest.mark.parametrize("stop_after", range(8))
+def test_the_most_calls_are_never_fewer_than_there_are(stop_after: int, tmp_path: Path) -> None:
+    wanted = Wanted(ITEMS, ("paraphrase", "de"), per_item=3)
+    back = {"Second: Count the dogs!": "no", "Question: Wie viele Hunde gibt es?": "How many dogs are there?"}
+
+    def askers(stop: int | None) -> tuple[LocalAsker, LocalAsker, Scripted, Scripted]:
+        writes, checks = Scripted(stop_after=stop), Scripted({**back, "": "never asked"})
+        return (LocalAsker(writes, tmp_path / "generator", 32, rows=1),
+                LocalAsker(checks, tmp_path / "verifier", 32, rows=1), writes, checks)  # fmt: skip
+
+    generator, verifier, *_ = askers(stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite_items(wanted, generator, verifier)
+    generator.close(), verifier.close()
+    generator, verifier, writes, checks = askers(None)
+    most = most_calls(wanted, generator, verifier)
+    assert writes.prompts == checks.prompts == []
+    rewrite_items(wanted, generator, verifier)
+    assert (len(writes.prompts), len(checks.prompts)) <= most
+    assert len(checks.prompts) <= most[1]
+    assert most_calls(wanted, generator, verifier) == (0, 0)
+    generator.close(), verifier.close()
+
+
+def test_changed_settings_of_a_finished_file_are_named(server: FaultServer, task: Path) -> None:
+    made = experiment.run(served(server, task, verifier="openai:m"))
+    asked = len(server.bodies)
+    assert experiment.run(served(server, task, verifier="openai:m")).was_there
+    for said, more in (
+        ("generator.max_new_tokens: 128 there, 5 here", {"max_new_tokens": 5, "verifier": "openai:m"}),
+        ("verifier.threshold: 0.5 there, 0.9 here", {"threshold": 0.9, "verifier": "openai:m"}),
+        ("verifier: openai:m there, none here", {}),
+        ("verifier: openai:m there, openai:other here", {"verifier": "openai:other"}),
+        ("per_item: 1 there, 2 here", {"per_item": 2, "verifier": "openai:m"}),
+    ):
+        with pytest.raises(UsageError, match=rf"holds other rewrites \(differs in: {said}"):
+            experiment.run(served(server, task, **more))
+    text = made.path.read_text()
+    made.path.write_text(text.replace('"prompt_hash": "', '"prompt_hash": "0', 1))
+    with pytest.raises(UsageError, match=r"generator\.prompt_hash: 0"):
+        experiment.run(served(server, task, verifier="openai:m"))
+    made.path.write_text(text)
+    elsewhere = dataclasses.replace(served(server, task, verifier="openai:m"),
+                                    server=Server(base_url=server.url + "/other"))  # fmt: skip
+    with pytest.raises(UsageError, match=r"generator.server: 127.0.0.1:\d+/v1 there, 127.0.0.1:\d+/v1/other"):
+        experiment.run(elsewhere)
+    assert len(server.bodies) == asked
+
+
+def test_changed_settings_of_a_model_that_runs_here_are_named(language_model: Path, task: Path) -> None:
+    out = task.parent / "local.jsonl"
+    usual = RewriteOptions(str(language_model), str(task), ("ru",), out=out, max_new_tokens=2, device="cpu",
+                           show_progress=False)  # fmt: skip
+    experiment.run(usual)
+    out.write_text(out.read_text() + dump_row(task))
+    assert experiment.run(usual).was_there
+    assert experiment.run(dataclasses.replace(usual, dtype="float32")).was_there
+    for change, said in (({"dtype": "bfloat16"}, "generator.dtype: float32 there, bfloat16 here"),
+                         ({"batch_size": 2}, "generator.batch_size: 16 there, 2 here")):  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            experiment.run(dataclasses.replace(usual, **change))
+
+
+def dump_row(task: Path) -> str:
+    """A line of a file, for one that would hold none."""
+    file = write_file(task.parent / "row.jsonl", task, {("0-0", "ru"): "Что на картинке?"})
+    return file.read_text().splitlines()[1] + "\n"
+
+
+def test_half_a_character_and_an_echoed_key_do_no_harm(
+    server: FaultServer, task: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-t/st-9"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    said = {"choices": [{"message": {"content": f"Was ist auf dem Bild {key} \ud83d?"}}], "model": key,
+            "system_fingerprint": f"fp {key}"}  # fmt: skip
+    server.faults.extend([(200, said), (200, said)])
+    done = experiment.run(served(server, task, kinds=("de",)))
+    assert done.header.generator["reported"] == [["***", "fp ***"]]
+    assert {row.question for row in read_rewrites(done.path).rows} == {"Was ist auf dem Bild * \ufffd?"}
+    for path in (done.path, done.rejected):
+        assert key not in path.read_text(encoding="utf-8")
+
+
+def test_only_files_of_its_own_are_deleted_or_overwritten(scripted: Scripted, task: Path) -> None:
+    out = task.parent / "own.jsonl"
+    options = RewriteOptions("a/b", str(task), ("de",), out=out, show_progress=False)
+    theirs = out.with_suffix(".work") / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    rejected_path(out).write_text("mine")
+    with pytest.raises(UsageError, match=r"own\.rejected\.jsonl is no file of rejected rewrites"):
+        experiment.run(options)
+    rejected_path(out).unlink()
+    experiment.run(options)
+    assert [path.name for path in theirs.parent.iterdir()] == ["notes.txt"]
+    out.unlink()  # the rejected ones alone are written anew
+    assert not experiment.run(options).was_there
+    blocked = task.parent / "blocked.jsonl"
+    blocked.with_suffix(".work").write_text("a file")
+    with pytest.raises(UsageError, match=r"answers cannot be kept there .*choose another --out"):
+        experiment.run(dataclasses.replace(options, out=blocked))
+
+
+def test_a_model_that_is_not_there_is_one_line(task: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import logging
+
+    from vlmbench.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    hub = logging.getLogger("huggingface_hub.utils._http")
+    assert not hub.isEnabledFor(logging.WARNING)  # each try of the download is a warning
+
+
 # --- perturb --rewrite FILE
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\u0085", "\r", ""], ids=repr)
+def test_a_file_is_cut_at_line_feeds_alone(sign: str, task: Path) -> None:
+    file = write_file(task.parent / "f.jsonl", task, {("0-0", "de"): f"Was ist{sign} das?"})
+    content = file.read_bytes()
+    for written in (content, b"\xef\xbb\xbf" + content, content.replace(b"\n", b"\r\n")):
+        file.write_bytes(written)
+        assert [row.question for row in read_rewrites(file).rows] == [f"Was ist{sign} das?"]
+
+
+def test_a_file_of_which_nothing_can_be_asked_is_refused(demo_file: Path, tmp_path: Path) -> None:
+    items = load_task("demo").items(limit=7)
+    russian = write_file(
+        tmp_path / "ru.jsonl", "demo", {(item.id, "ru"): "что на картинке ?" for item in items}, items=7
+    )
+    with pytest.raises(UsageError, match=r"ru\.jsonl: none of its rewrites can be asked: .* try --perturb"):
+        perturb("demo", tmp_path / "run", str(russian))
+    with pytest.raises(UsageError, match=r"reads them as the question itself$"):
+        perturb("demo", tmp_path / "run", f"rules,{russian}", "rewrite(force=false)")
+    assert not (tmp_path / "run").exists()
 
 
 def write_file(
@@ -539,6 +688,7 @@ def bad_files(folder: Path) -> dict[str, tuple[str, str]]:
         "empty.jsonl": "",
         "words.jsonl": "hello\n",
         "newer.jsonl": json.dumps({**json.loads(header), "schema_version": 9}),
+        "strange.jsonl": json.dumps({**json.loads(header), "schema_version": "x"}),
         "twice.jsonl": f"{header}\n{row}\n{row}\n",
         "kind.jsonl": f"{header}\n{json.dumps({**changed, 'kind': 'xx'})}\n",
         "cut.jsonl": f"{header}\n{row[:20]}",
@@ -556,6 +706,7 @@ def bad_files(folder: Path) -> dict[str, tuple[str, str]]:
         "empty.jsonl": ("empty.jsonl", "empty.jsonl:1: is no file of rewrites"),
         "words.jsonl": ("words.jsonl", "words.jsonl:1: is no JSON object"),
         "newer.jsonl": ("newer.jsonl", "schema_version 9 is newer than 1"),
+        "strange.jsonl": ("strange.jsonl", "schema_version: must be a whole number above 0: got 'x'"),
         "twice.jsonl": ("twice.jsonl", "twice.jsonl:3: item '0-0' has a second de 1"),
         "kind.jsonl": ("kind.jsonl", "kind.jsonl:2: kind: Input should be 'paraphrase'"),
         "cut.jsonl": ("cut.jsonl", "cut.jsonl:2: is no JSON object"),
@@ -594,7 +745,11 @@ REFUSED = [
     (["--with", "a/b", "--per-item", "0"], "--per-item must be in [1, 99]: got 0"),
     (["--with", "a/b", "--min-similarity", "2"], "--min-similarity must be in [0, 1]: got 2"),
     (["--with", "a/b", "--base-url", "http://x/v1"], "--base-url goes with --with openai:NAME"),
-    (["--with", "a/b", "--max-calls", "3"], "--max-calls goes with a served model"),
+    (["--with", "a/b", "--max-calls", "3"], "--max-calls goes with --with openai:NAME"),
+    (["--with", "a/b", "--concurrency", "3"], "--concurrency goes with --with openai:NAME"),
+    (["--with", "a/b", "--api-key-env", "X"], "--api-key-env goes with --with openai:NAME"),
+    (["--with", "a/b", "--min-similarity", "0.9"], "--min-similarity is what --verify-with must find"),
+    (["--with", "a/b", "--out", "folder.jsonl"], "--out folder.jsonl is a folder; name a file"),
     (["--with", "a/b", "--task", "nope"], "unknown task 'nope'"),
     (["--with", "openai:m", "--base-url", "http://far.example/v1"], "no key for far.example"),
     (
@@ -610,6 +765,7 @@ def test_the_command_refuses_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    Path("folder.jsonl").mkdir()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     task = [] if "--task" in arguments else ["--task", str(write_task(tmp_path))]
     assert command(["rewrite", *arguments, *task]) == 2

@@ -104,6 +104,7 @@ def test_every_field_arrives(tmp_path: Path) -> None:
     assert item.option_order == (0, 1)
     assert item.boxes == ((0, 0, 2, 2), (1, 1, 3, 3.5))
     assert item.phrasings == {"german": "Welche?"}
+    assert item.force_answer_language  # a change of language is no flip
     assert item.language == "de"
     task = load_task(str(path))
     assert task.phrasing_names == ("german",)
@@ -447,3 +448,39 @@ def test_import_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_language_of_phrasings_is_told_by_the_file(tmp_path):
+    columns = "columns: {phrasings: {german: de, short: s}}\n"
+    rows = [ROWS[0] | {"de": "Welche?", "s": "Which?"}]
+
+    def loaded(more):
+        return load_task(str(write(tmp_path, rows, FIVE_LINES + columns + more)))
+
+    plain, told = loaded(""), loaded("phrasing_languages: {german: de}\n")
+    (item,) = told.items()
+    assert dict(item.phrasing_languages) == {"german": "de"}
+    assert item.force_answer_language
+    off = loaded("phrasing_languages: {german: de}\nforce_answer_language: false\n")
+    assert not off.items()[0].force_answer_language
+    assert len({task.data_hash for task in (plain, told, off)}) == 3  # what is asked differs
+    for wrong, said in (
+        ("phrasing_languages: {germam: de}\n", "no phrasing 'germam': did you mean 'german'?"),
+        ("phrasing_languages: {german: German}\n", "phrasing_languages.german"),
+    ):
+        path = write(tmp_path, rows, FIVE_LINES + columns + wrong)
+        assert said in refusal(path)
+    assert "needs a column" in refusal(
+        write(tmp_path, ROWS, FIVE_LINES + "phrasing_languages: {german: de}\n")
+    )
+    # of data without phrasings the two say nothing, and its hash stays
+    bare, same = (load_task(str(write(tmp_path, ROWS, FIVE_LINES + more))).data_hash
+                  for more in ("", "force_answer_language: false\n"))  # fmt: skip
+    assert bare == same
+
+
+def test_the_demo_forces_no_language():
+    (item,) = load_task("demo").items(limit=1)
+    assert not item.force_answer_language
+    results = json.loads((Path(__file__).parents[1] / "results" / "demo-perturb.json").read_text())
+    assert load_task("demo").data_hash == results["identity"]["tasks"][0]["data"]

@@ -51,6 +51,10 @@ class Item:
     boxes: tuple[Box, ...] = ()
     language: str = "en"
     phrasings: Mapping[str, str] = field(default_factory=dict)
+    phrasing_languages: Mapping[str, str] = field(default_factory=dict)
+    """Of phrasings in another language whose names do not begin with its code."""
+    force_answer_language: bool = False
+    """Whether a phrasing in another language says which language to answer in."""
     rewrites: Mapping[str, str] = field(default_factory=dict)
     """Of a file of rewrites (`perturb --rewrite FILE`), by kind and index: `de-1`."""
     instruction: str = ""

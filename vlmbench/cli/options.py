@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MODEL = "What to run"
 HOW = "How to run"
-SERVED = "Served models (--model openai:NAME)"
+SERVED = "Served models (openai:NAME)"
 OUT = "Result"
 
 Model = Annotated[
@@ -131,8 +131,18 @@ MaxCalls = Annotated[
     int | None,
     typer.Option(
         "--max-calls",
-        help="Refuse, before the first call, a run that needs more calls than this. Answered ones are never "
-        "made again and do not count; nor do further tries of one that failed.",
+        help="Refuse, before the first call, a run that needs more calls than this. Those whose answers have "
+        "arrived are not made again and do not count; nor do further tries of one that failed, nor the up "
+        "to --concurrency calls under way when a session is killed, which are made again.",
+        rich_help_panel=SERVED,
+    ),
+]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        help="Ask anew what runs beside this one (same parent folder) have answers to. Without it those are "
+        "taken over.",
         rich_help_panel=SERVED,
     ),
 ]
@@ -219,4 +229,5 @@ def read_server(given: Mapping[str, Any]) -> Server:
         max_calls=given["max_calls"],
         timeout=given["timeout"],
         retries=given["retries"],
+        fresh=given.get("fresh", False),
     )

@@ -93,8 +93,8 @@ def rewrite(
         typer.Option(
             "--out",
             "-o",
-            help="File to write (.jsonl); never overwritten. Rejected ones go beside it. Without it "
-            "TASK-rewrites.jsonl.",
+            help="File to write (.jsonl); never overwritten. Rejected ones go beside it, anew with each "
+            "file. Without it TASK-rewrites.jsonl.",
             rich_help_panel=o.OUT,
         ),
     ] = None,
@@ -106,7 +106,7 @@ def rewrite(
     """Write paraphrases and translations of a task's questions once, verify them, and freeze them in a file.
 
     `perturb --rewrite FILE` then asks them. The same command goes on where a session was interrupted, and
-    asks nothing twice. Read a sample of the file before you trust it.
+    asks nothing again whose answer has arrived. Read a sample of the file before you trust it.
 
     Examples:
       vlmbench rewrite --task my.yaml --with path/to/text-model --kinds paraphrase,de --limit 200

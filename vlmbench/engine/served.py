@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.engine.compute import settled_record
@@ -154,6 +155,7 @@ class ServedAnswerer:
                 "model": reply.model,
                 "fingerprint": reply.fingerprint,
                 "without": list(reply.without),
+                **({"taken_from": reply.taken_from} if reply.taken_from else {}),
             },
         }
         scorer = self.scorers[request.task]
@@ -177,12 +179,12 @@ class ServedAnswerer:
         )
 
 
-def told(records: Iterable[Record]) -> list[str]:
-    """Notes on who answered and what it did not tell, from the records alone."""
+def told(records: Iterable[Record], taken: Mapping[str, int] = MappingProxyType({})) -> list[str]:
+    """Notes on who answered and what it did not tell; `taken`: how many answers are from which other run."""
     answered = [record for record in records if record.server is not None]
     if not answered:
         return []
-    notes = []
+    notes = [_taken_over(name, count, answered) for name, count in taken.items()]
     for field, name in (("model", "model id"), ("fingerprint", "system fingerprint")):
         found = sorted({str((record.server or {}).get(field) or "") for record in answered} - {""})
         if found:
@@ -202,3 +204,19 @@ def told(records: Iterable[Record]) -> list[str]:
             notes.append(f"the server would not take {name}: {count} answers are without it")
     notes.append("a served model: no visual tokens, input sizes or shifts at its input are known")
     return notes
+
+
+def _taken_over(run: str, count: int, answered: Sequence[Record]) -> str:
+    """What was taken over, and whether what answers here tells that it is the same model still."""
+    here, there = set[str](), set[str]()
+    for record in answered:
+        server = record.server or {}
+        origin, fingerprint = server.get("taken_from", ""), str(server.get("fingerprint") or "")
+        if origin in ("", run):
+            (there if origin else here).add(fingerprint)
+    told = f"{count} answer{'s' * (count > 1)} taken over from {run}"
+    if not here or (here == there and "" not in here):
+        return told
+    if "" in here | there:
+        return f"{told}; no fingerprint tells whether the server is the same still (--fresh asks all anew)"
+    return f"{told}, of another fingerprint than those asked for here (--fresh asks all anew)"

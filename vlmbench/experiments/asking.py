@@ -1,14 +1,16 @@
 """Prompts -> answers of a text model or a server; an answer is on the disk before anyone reads it, so that an
-interrupted session asks nothing twice."""
+interrupted session asks nothing again whose answer has arrived."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlmbench.engine.callers import Asks, Callers
-from vlmbench.engine.calls import CallStore
+from vlmbench.engine.calls import NAME, CallStore
+from vlmbench.errors import UsageError
 from vlmbench.models.endpoint import Question
 from vlmbench.models.endpoint_reply import Reply
 from vlmbench.models.endpoint_retry import CallFailedError
@@ -16,6 +18,18 @@ from vlmbench.seeds import digest
 
 Told = Callable[[int], None]
 """Is told how many more answers there are."""
+
+
+ROLES = ("generator", "verifier")
+
+
+def clear(work: Path) -> None:
+    """Takes away the answers kept under this folder, and nothing that anyone else has put there."""
+    for role in ROLES:
+        (work / role / NAME).unlink(missing_ok=True)
+    for folder in (*(work / role for role in ROLES), work):
+        with suppress(OSError):  # absent, or it holds something else
+            folder.rmdir()
 
 
 class Asker(Protocol):
@@ -29,12 +43,8 @@ class Asker(Protocol):
         """An answer to each prompt; None where there is none for now."""
         ...
 
-    def new(self, prompts: Sequence[str]) -> int:
-        """How many of these prompts differ and have no answer yet."""
-        ...
-
-    def known(self) -> int:
-        """How many answers there are from earlier sessions."""
+    def stored(self, prompt: str) -> str | None:
+        """The answer that an earlier session has brought, if there is one."""
         ...
 
     def close(self) -> None: ...
@@ -52,19 +62,21 @@ class _Kept:
     """Answers by the hash of model, settings and prompt."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: answers cannot be kept there ({error.strerror}); choose another --out"
+            ) from None
         self._store = CallStore(folder)
         self._about = about
-        self._before = sum(1 for _ in self._store.path.open("rb"))
 
     def about(self) -> dict[str, Any]:
         return self._about
 
-    def new(self, prompts: Sequence[str]) -> int:
-        return sum(self._store.get(self._key(prompt)) is None for prompt in dict.fromkeys(prompts))
-
-    def known(self) -> int:
-        return self._before
+    def stored(self, prompt: str) -> str | None:
+        reply = self._store.get(self._key(prompt))
+        return None if reply is None else reply.text
 
     def close(self) -> None:
         self._store.close()
@@ -88,14 +100,13 @@ class LocalAsker(_Kept):
         distinct = list(dict.fromkeys(prompts))
         for start in range(0, len(distinct), self._rows):
             batch = distinct[start : start + self._rows]
-            if self.new(batch):
+            if any(self.stored(prompt) is None for prompt in batch):
                 texts = self._model.generate(batch, self._max_new_tokens)
                 for prompt, text in zip(batch, texts, strict=True):
-                    if self._store.get(self._key(prompt)) is None:
+                    if self.stored(prompt) is None:
                         self._store.add(self._key(prompt), Reply(text))
             told(len(batch))
-        found = (self._store.get(self._key(prompt)) for prompt in prompts)
-        return [None if reply is None else reply.text for reply in found]
+        return [self.stored(prompt) for prompt in prompts]
 
 
 class ServedAsker(_Kept):

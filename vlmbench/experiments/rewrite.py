@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import ItemError, UsageError
 from vlmbench.models.aliases import is_served, resolve
-from vlmbench.models.endpoint_address import Server, find_address, served_name
-from vlmbench.perturb.rewriting.frozen import Header, Source, dump, read_rewrites
+from vlmbench.models.endpoint_address import Server, find_address, refuse_server, served_name
+from vlmbench.perturb.rewriting.frozen import Header, Source, dump, is_rewrites, read_header
 from vlmbench.perturb.rewriting.languages import KINDS, MOST, NAMES
 from vlmbench.perturb.rewriting.prompt import PROMPT_HASH
 from vlmbench.table_io import write_text_atomically
@@ -92,17 +91,17 @@ def check_rewrite(options: RewriteOptions) -> None:
             find_address(options.server)
         else:
             resolve(model)
-    served = [model for model in options.models if is_served(model)]
-    if not served and options.server.base_url is not None:
-        raise UsageError(f"--base-url goes with --with openai:NAME: got --with {options.generator}")
-    if not served and options.server.max_calls is not None:
-        raise UsageError("--max-calls goes with a served model: one that runs here costs no calls")
+    if not any(map(is_served, options.models)):
+        refuse_server(options.server, "--with", options.generator)
+    if options.verifier is None and options.threshold != RewriteOptions.threshold:
+        raise UsageError("--min-similarity is what --verify-with must find: give a verifier")
 
 
 def run(options: RewriteOptions) -> Made:
     """Makes the file, or finds it made. Raises UsageError, and UnansweredError where answers are missing."""
     check_rewrite(options)
     from vlmbench.engine.progress import Progress
+    from vlmbench.experiments.asking import clear
     from vlmbench.experiments.rewriting import Wanted, rewrite_items
     from vlmbench.experiments.session import choose_items
 
@@ -113,6 +112,8 @@ def run(options: RewriteOptions) -> Made:
     if not items:
         raise UsageError(f"task {task.name}: no item has a question to rewrite")
     path = options.out or Path(f"{task.name}-rewrites{SUFFIX}")
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; name a file")
     planned = Header(
         task=Source(name=task.name, version=task.version, data=task.data_hash),
         kinds=list(options.kinds),
@@ -122,6 +123,8 @@ def run(options: RewriteOptions) -> Made:
     )
     if path.exists():
         return Made(path, _same(path, planned, options), was_there=True)
+    if rejected_path(path).exists() and not is_rewrites(rejected_path(path)):
+        raise UsageError(f"{rejected_path(path)} is no file of rejected rewrites; choose another --out")
     wanted = Wanted(items, options.kinds, options.per_item, options.threshold)
     work = path.with_suffix(".work")
     with ExitStack() as stack:
@@ -149,7 +152,7 @@ def run(options: RewriteOptions) -> Made:
     )
     write_text_atomically(rejected_path(path), dump(header, outcome.rejected))
     write_text_atomically(path, dump(header, outcome.accepted))
-    shutil.rmtree(work)
+    clear(work)
     return Made(path, header)
 
 
@@ -166,17 +169,17 @@ def _check_kinds(task: Task, kinds: Sequence[str]) -> None:
 
 def _askers(options: RewriteOptions, work: Path, stack: ExitStack) -> tuple[Asker, Asker | None]:
     """Generator and verifier; a model that is both is loaded once."""
-    from vlmbench.experiments.asking import LocalAsker, ServedAsker, Writes
+    from vlmbench.experiments.asking import ROLES, LocalAsker, ServedAsker, Writes
     from vlmbench.models.endpoint import Endpoint
 
     models: dict[str, Writes] = {}
     found: list[Asker] = []
-    for name, role in zip(options.models, ("generator", "verifier"), strict=False):
+    for name, role in zip(options.models, ROLES, strict=False):
         asker: Asker
         if is_served(name):
             address = find_address(options.server)
             endpoint = Endpoint(served_name(name), address, options.server)
-            about = {"model": name, "server": address.host}
+            about = {"model": name, "server": address.place}
             asker = ServedAsker(
                 endpoint, about, work / role, options.max_new_tokens, options.server.concurrency
             )
@@ -197,16 +200,10 @@ def _check_budget(options: RewriteOptions, wanted: Wanted, generator: Asker, ver
     most = options.server.max_calls
     if most is None:
         return
-    from vlmbench.experiments.rewriting import first_prompts
+    from vlmbench.experiments.rewriting import most_calls
 
-    prompts = first_prompts(wanted)
-    distinct, new = len(set(prompts)), generator.new(prompts)
-    needed = 0
-    if is_served(options.generator):
-        later = distinct * (wanted.per_item - 1) - (generator.known() - (distinct - new))
-        needed += new + max(0, later)
-    if verifier is not None and options.verifier is not None and is_served(options.verifier):
-        needed += max(0, distinct * wanted.per_item - verifier.known())
+    counts = zip(options.models, most_calls(wanted, generator, verifier), strict=False)
+    needed = sum(count for model, count in counts if is_served(model))
     if needed > most:
         raise UsageError(
             f"up to {needed} calls are not answered yet, and --max-calls allows {most}: nothing was asked; "
@@ -216,22 +213,50 @@ def _check_budget(options: RewriteOptions, wanted: Wanted, generator: Asker, ver
 
 def _same(path: Path, planned: Header, options: RewriteOptions) -> Header:
     """The header of a file that was made by the same command. Raises UsageError for any other."""
-    header = read_rewrites(path).header
-    differing = [
-        name
-        for name in ("task", "kinds", "per_item", "limit", "seed")
-        if getattr(header, name) != getattr(planned, name)
-    ]
-    for role, name in (("generator", options.generator), ("verifier", options.verifier)):
-        there = (getattr(header, role) or {}).get("model")
-        if there != (name if name is None or is_served(name) else _id(name)):
-            differing.append(role)
+    from vlmbench.engine.manifest import differences
+
+    header = read_header(path, "--out")
+    differing = []
+    made, asked = (one.model_dump(mode="json") for one in (header, planned))
+    for name in ("task", "kinds", "per_item", "limit", "seed"):
+        differing += differences(made[name], asked[name], name)
+    for role, model in (("generator", options.generator), ("verifier", options.verifier)):
+        there, wanted = getattr(header, role) or {}, _about(model, options)
+        if role == "verifier" and model is not None:
+            wanted["threshold"] = options.threshold
+        if not wanted or there.get("model") != wanted["model"]:
+            # of another model nothing else needs to be the same
+            differing += differences(there.get("model"), wanted.get("model"), role)
+            continue
+        for name, value in wanted.items():
+            found = there.get("decoding", {}).get(name) if name in DECODING else there.get(name)
+            differing += differences(found, value, f"{role}.{name}")
     if differing:
         raise UsageError(
-            f"{path} holds other rewrites (differs in: {', '.join(differing)}) and is never overwritten; "
+            f"{path} holds other rewrites (differs in: {'; '.join(differing)}) and is never overwritten; "
             "choose another --out"
         )
     return header
+
+
+DECODING = ("max_new_tokens", "batch_size")
+
+
+def _about(model: str | None, options: RewriteOptions) -> dict[str, Any]:
+    """What a header says of this model, as far as that is told without loading it; empty for none. A dtype
+    counts where it was asked for: `auto` is another one on another machine."""
+    if model is None:
+        return {}
+    common = {"prompt_hash": PROMPT_HASH, "max_new_tokens": options.max_new_tokens}
+    if is_served(model):
+        return {"model": model, "server": find_address(options.server).place, **common}
+    found = {"model": _id(model), "batch_size": options.batch_size, **common}
+    if options.dtype != "auto":
+        from vlmbench.models.loading import choose_device, choose_dtype
+
+        dtype = choose_dtype(options.dtype, choose_device(options.device))
+        found["dtype"] = str(dtype).removeprefix("torch.")
+    return found
 
 
 def _id(name: str) -> str:

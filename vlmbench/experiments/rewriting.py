@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import Field
 
@@ -89,9 +90,35 @@ class _Job:
         return Pair(self.item.question, rewrite, own, language_of(self.kind, own), self.item.options)
 
 
-def first_prompts(wanted: Wanted) -> list[str]:
-    """What the generator is asked first, for a count of calls."""
-    return [ask_rewrite(job.pair()) for job in _jobs(wanted)]
+@dataclass
+class _Remembering:
+    """In place of an asker: gives the answers that it has, and counts those missing in each round."""
+
+    asker: Asker
+    missing: int = 0
+
+    def about(self) -> dict[str, Any]:
+        return {}
+
+    def stored(self, prompt: str) -> str | None:
+        return self.asker.stored(prompt)
+
+    def answers(self, prompts: Sequence[str], told: Told) -> list[str | None]:
+        found = {prompt: self.stored(prompt) for prompt in prompts}
+        self.missing += list(found.values()).count(None)
+        return [found[prompt] for prompt in prompts]
+
+    def close(self) -> None: ...
+
+
+def most_calls(wanted: Wanted, generator: Asker, verifier: Asker | None) -> tuple[int, int]:
+    """How many calls of the generator and of the verifier these rewrites may still need, at most: the rounds
+    are gone through with the answers that there are. What a missing answer leads to is not known: another
+    prompt in each later round, and a rewrite to verify."""
+    writes = _Remembering(generator)
+    checks = None if verifier is None else _Remembering(verifier)
+    rewrite_items(wanted, writes, checks)
+    return writes.missing, 0 if checks is None else checks.missing + writes.missing
 
 
 def rewrite_items(

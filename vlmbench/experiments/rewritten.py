@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from vlmbench.schema import Record, State
 
 if TYPE_CHECKING:
     from vlmbench.experiments.tables import TaskPlan
+    from vlmbench.metrics.tabulate import Variation
     from vlmbench.tasks.load import Task
 
 FAMILY = "rewrite"
@@ -127,6 +128,25 @@ def _mismatch(
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:3]))
+
+
+def refuse_unaskable(
+    rewrites: Rewrites, variations: Sequence[Variation], reaches: Callable[[Part], bool]
+) -> None:
+    """Raises UsageError where the model can be asked none of the rewrites: there would be nothing to tell.
+
+    reaches: whether a question perturbation changes what the model reads, in words that it knows.
+    """
+    parts = [v.condition.question for v in variations]
+    mine = [part for part in parts if part is not None and part.name == FAMILY]
+    if not mine or any(map(reaches, mine)):
+        return
+    forced = [p for p in mine if p.parameters["force"] and p.parameters["kind"] != PARAPHRASE]
+    hint = f'; try --perturb "{FAMILY}(force=false)", which asks for no language' if forced else ""
+    raise UsageError(
+        f"--rewrite {rewrites.path}: none of its rewrites can be asked: the model's tokenizer does not know "
+        f"their words, or reads them as the question itself{hint}"
+    )
 
 
 def unaskable(plans: Sequence[TaskPlan], records: Mapping[tuple[str, str, str], Record]) -> list[str]:

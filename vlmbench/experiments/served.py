@@ -9,7 +9,7 @@ from typing import Any
 
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.callers import Callers
-from vlmbench.engine.calls import CallStore
+from vlmbench.engine.calls import CallStore, answers_beside
 from vlmbench.engine.plan import Batch
 from vlmbench.engine.run import Settings
 from vlmbench.engine.served import ServedAnswerer, ServedPreparer, new_calls, told
@@ -45,7 +45,8 @@ class ServedSession(Session):
         newline: str,
     ) -> Engine:
         server = self.options.server
-        store = CallStore(folder)
+        store = CallStore(folder, {} if server.fresh else answers_beside(folder))
+        self._store = store
         callers = Callers(self.endpoint, store, server.concurrency)
         max_new = {task.name: task.spec.max_new_tokens for task in self.tasks}
         preparer = ServedPreparer(self.endpoint, self.options.seed, max_new, callers)
@@ -65,7 +66,7 @@ class ServedSession(Session):
         return Engine(answerer, preparer, {}, settings, expect, close)
 
     def _told(self, records: Mapping[tuple[str, str, str], Record]) -> list[str]:
-        return told(records.values())
+        return told(records.values(), self._store.taken())
 
     def _identity(
         self, experiment: str, plans: Sequence[TaskPlan], space: str, newline: str
@@ -74,7 +75,7 @@ class ServedSession(Session):
         return {
             "experiment": experiment,
             "model": SERVED + self.endpoint.name,
-            "server": self.endpoint.address.host,
+            "server": self.endpoint.address.place,
             "revision": None,
             "dtype": None,
             "attention": None,
@@ -115,7 +116,7 @@ def _check_budget(
     most = server.max_calls
     if most is None or sum(len(batch.requests) for batch in batches) <= most:
         return
-    needed = new_calls(batches, preparer, lambda key: store.get(key) is not None)
+    needed = new_calls(batches, preparer, store.__contains__)
     if needed > most:
         raise UsageError(
             f"the plan needs {needed} calls that are not answered yet, and --max-calls allows {most}: "

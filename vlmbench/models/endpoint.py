@@ -11,16 +11,17 @@ import io
 import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.errors import NotApplicableError, UsageError
 from vlmbench.models.endpoint_address import Address, Server
-from vlmbench.models.endpoint_reply import MalformedReplyError, Reply, read_reply
+from vlmbench.models.endpoint_reply import MalformedReplyError, Reply, read_reply, whole_characters
 from vlmbench.models.endpoint_retry import (
     HOPELESS,
     MOST_ASKED,
+    PATIENCE,
     SPENT,
     TRANSIENT,
     CallFailedError,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlmbench.models.geometry import NativeResolution
+
+NOBODY = frozenset({"ConnectError", "ProxyError", "UnsupportedProtocol", "LocalProtocolError"})
+"""Errors of the client under which nobody was reached at all."""
 
 EXTRA = 'pip install "vlmbench[openai]"'
 
@@ -75,7 +79,9 @@ class Endpoint:
         self.address = address
         self.pace = Pace()
         self.answered = False
-        """Whether it has answered in this session: then it is there, and takes the parameters as they are."""
+        """Whether it has answered in this session: then it takes the parameters as they are."""
+        self.there = False
+        """Whether it has said anything in this session that only a server of chat completions says."""
         self._server = server
         self._client = _client(address, server)
         self._declined: tuple[str, ...] = ()
@@ -85,19 +91,22 @@ class Endpoint:
 
         Raises CallFailedError where this one has none, HopelessError where none will have one.
         """
-        attempt = 0
+        attempt = nobody = 0
         while True:
             self.pace.wait()
             try:
                 return self._settled(question)
             except Trouble as trouble:
                 attempt += 1
-                there = self.answered or trouble.patient
-                most = self._server.retries if there else min(2, self._server.retries)
+                nobody += trouble.there is False
+                self.there = self.there or bool(trouble.there)
+                gone = not self.there and nobody > min(PATIENCE, self._server.retries)
                 after = trouble.after or 0.0
-                if attempt > most or after > MOST_ASKED:
+                if gone or attempt > self._server.retries or after > MOST_ASKED:
                     said = f"{trouble} (tried {attempt} time{'s' * (attempt > 1)})"
-                    raise CallFailedError(said, True) if there else HopelessError(said) from None
+                    raise (
+                        HopelessError(said) if gone else CallFailedError(said, trouble.of_server)
+                    ) from None
                 if after:
                     self.pace.hold(after)
                 self.pace.wait(max(after, backoff(attempt - 1, self._server.patience)))
@@ -128,7 +137,7 @@ class Endpoint:
                     raise CallFailedError(str(refusal)) from None
                 declined = (*declined, unwanted)
         self._declined = declined
-        self.answered = True
+        self.answered = self.there = True
         return replace(reply, without=tuple(name for name in declined if name != "max_tokens"))
 
     def _call(self, question: Question, declined: tuple[str, ...]) -> Reply:
@@ -138,11 +147,12 @@ class Endpoint:
         start = time.perf_counter()
         try:
             answered = self._client.chat.completions.with_raw_response.create(**arguments).http_response
-            body, status = answered.text, answered.status_code
+            body, status = answered.content.decode("utf-8-sig", "replace"), answered.status_code
         except openai.APITimeoutError:
             raise Trouble(self._tried(f"there was no answer within {self._server.timeout:g} s")) from None
         except openai.APIConnectionError as error:
-            raise Trouble(self._tried(_cause(error)), patient=False) from None
+            nobody = any(type(link).__name__ in NOBODY for link in _causes(error))
+            raise Trouble(self._tried(self._cause(error)), there=False if nobody else None) from None
         except openai.APIStatusError as error:
             raise self._judged(error.status_code, error.response.text, error.response.headers) from None
         took = (time.perf_counter() - start) * 1e3
@@ -152,8 +162,9 @@ class Endpoint:
             kind = str(answered.headers.get("content-type", "")).partition(";")[0]
             came = f"{status} {kind}".strip()
             what = self._tried(f"{came} came back; {fault}: {self._short(body)}")
-            raise Trouble(what, patient=False) from None
-        return replace(reply, text=self.address.scrub_answer(reply.text), milliseconds=round(took, 3))
+            raise Trouble(what, there=fault.plausible, of_server=not fault.plausible) from None
+        scrubbed = Reply(**self.address.scrub_reply(asdict(reply)))  # here alone: all that a server says
+        return replace(scrubbed, milliseconds=round(took, 3))
 
     def _judged(self, status: int, body: str, headers: Mapping[str, str]) -> Exception:
         """What a status means for the item and the run."""
@@ -164,15 +175,25 @@ class Endpoint:
         if status in HOPELESS or error.get("code") in SPENT or error.get("type") in SPENT:
             return HopelessError(what)
         if status in TRANSIENT or status >= 500:
-            return Trouble(what, retry_after(headers))
+            return Trouble(what, retry_after(headers), there=True if error else None)
         return NotTakenError(what, said, str(error.get("param") or ""))
 
     def _tried(self, outcome: str) -> str:
-        return self.address.scrub(f"{self.name}: POST {self.address.url}/chat/completions: {outcome}")
+        told = f"{self.name}: POST {self.address.url}/chat/completions: {outcome}"
+        return self.address.scrub(whole_characters(told))
 
     def _short(self, text: str) -> str:
         """The first 200 characters of what a server said, in one line, without the key."""
-        return " ".join(self.address.scrub(text).split())[:200] or "(nothing)"
+        return self._one_line(text, 200) or "(nothing)"
+
+    def _one_line(self, text: str, most: int) -> str:
+        return " ".join(self.address.scrub(text).split())[:most]  # a cut key could not be told from a word
+
+    def _cause(self, error: Exception) -> str:
+        """Why a connection failed, in a few words."""
+        *_, link = _causes(error)
+        said = self._one_line(str(link), 120)
+        return f"no answer ({type(link).__name__}{': ' if said else ''}{said})"
 
 
 def _client(address: Address, server: Server) -> Any:
@@ -234,7 +255,7 @@ def _error(body: str) -> dict[str, Any]:
     """The error object of a reply, in the ways in which servers write it; empty where there is none."""
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}
@@ -244,10 +265,9 @@ def _error(body: str) -> dict[str, Any]:
     return {"message": error}
 
 
-def _cause(error: Exception) -> str:
-    """Why a connection failed, in a few words."""
-    link: BaseException = error
-    while link.__cause__ is not None:
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it comes from, the first cause last."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
         link = link.__cause__
-    said = " ".join(str(link).split())[:120]
-    return f"no answer ({type(link).__name__}{': ' if said else ''}{said})"

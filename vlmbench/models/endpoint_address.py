@@ -3,10 +3,12 @@ import."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from vlmbench.errors import UsageError
@@ -18,8 +20,8 @@ NO_KEY = "none"
 """What a server on this machine is given that wants no key."""
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
-_LEAST = 16
-"""Shorter keys (`EMPTY`, `none`) may be words of an answer."""
+_LEAST = 8
+"""Shorter keys (`EMPTY`, `none`) are what servers take that want no key, and may be words of an answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Server:
     """How often a failed call is tried again."""
     patience: float = 0.5
     """Seconds before the first of these, doubled with each further one."""
+    fresh: bool = False
+    """Whether answers that runs beside this one hold are asked for anew."""
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -53,6 +57,28 @@ class Server:
             raise UsageError(f"--timeout must be a number of seconds above 0: got {self.timeout:g}")
 
 
+OPTIONS = {
+    "base_url": "--base-url",
+    "key_variable": "--api-key-env",
+    "concurrency": "--concurrency",
+    "max_calls": "--max-calls",
+    "timeout": "--timeout",
+    "retries": "--retries",
+    "fresh": "--fresh",
+}
+"""Options by field of Server."""
+
+
+def refuse_server(server: Server, option: str, model: str) -> None:
+    """Raises UsageError where an option of served models was given beside a model that runs here.
+
+    option, model: how the model was given, `--model demo`.
+    """
+    for one in fields(Server):
+        if one.name in OPTIONS and getattr(server, one.name) != one.default:
+            raise UsageError(f"{OPTIONS[one.name]} goes with {option} openai:NAME: got {option} {model}")
+
+
 @dataclass(frozen=True)
 class Address:
     """A server and the key for it."""
@@ -60,21 +86,35 @@ class Address:
     url: str
     """Without user name, password, query; no slash at the end."""
     host: str
-    """Host and port: what a record may say."""
+    """Host and port."""
     key: str = field(repr=False)
     local: bool
     """Whether it runs on this machine."""
 
-    def scrub(self, text: str) -> str:
-        """A message without the key."""
-        return text if self.key == NO_KEY else text.replace(self.key, "***")
+    @property
+    def place(self) -> str:
+        """Host, port and path: what a record may say."""
+        return self.scrub(self.url.partition("://")[2])
 
-    def scrub_answer(self, text: str) -> str:
-        """An answer without the key: only a key that is no word can be told from an answer."""
-        return self.scrub(text) if len(self.key) >= _LEAST else text
+    def scrub(self, text: str) -> str:
+        """A message without the key, also as it stands in JSON."""
+        if self.key == NO_KEY:
+            return text
+        for form in (self.key, json.dumps(self.key)[1:-1], self.key.replace("/", "\\/")):
+            text = text.replace(form, "***")
+        return text
 
     def scrub_all(self, texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(map(self.scrub, texts))
+
+    def scrub_reply(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """What a server said, without the key in any of its strings. A key of fewer than 8 characters is
+        taken for a placeholder, which may be a word of the answer, and stays."""
+        if len(self.key) < _LEAST:
+            return fields
+        return {
+            name: self.scrub(value) if isinstance(value, str) else value for name, value in fields.items()
+        }
 
 
 def served_name(model: str) -> str:

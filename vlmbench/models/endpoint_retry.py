@@ -20,6 +20,9 @@ MOST_ASKED = 600.0
 TRANSIENT = frozenset({408, 409, 425, 429})
 """Statuses, beside 5xx, that may be another one next time."""
 
+PATIENCE = 2
+"""Further tries where nothing shows that there is a server at all."""
+
 HOPELESS = frozenset({401, 402, 403, 404, 405})
 """Statuses that no other item would change: key, money, address."""
 
@@ -43,12 +46,16 @@ class HopelessError(UsageError):
 class Trouble(Exception):  # noqa: N818
     """A call failed in a way that may pass."""
 
-    def __init__(self, what: str, after: float | None = None, patient: bool = True) -> None:
+    def __init__(
+        self, what: str, after: float | None = None, there: bool | None = None, of_server: bool = True
+    ) -> None:
         super().__init__(what)
         self.after = after
         """Seconds that the server asked to wait."""
-        self.patient = patient
-        """Whether a server that has never answered deserves all retries: one that is not there does not."""
+        self.there = there
+        """Whether it shows that a server of chat completions is there, or that none is; None: neither."""
+        self.of_server = of_server
+        """As of CallFailedError."""
 
 
 class Pace:

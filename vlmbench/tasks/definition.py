@@ -108,6 +108,12 @@ class TaskSpec(_Strict):
         "dot", description='how options are lettered: "A. ", "(A) ", "A) ", "A: "'
     )
     answer_language: Name = Field("en", description="language that answers are compared in")
+    phrasing_languages: dict[Name, Annotated[str, Field(pattern=r"^[a-z]{2}$")]] = Field(
+        {}, description="language of phrasings in another one, by name; a name such as de-1 tells its own"
+    )
+    force_answer_language: bool = Field(
+        True, description="phrasings in another language are asked with `Answer in English.`, or its like"
+    )
     max_new_tokens: int = Field(16, ge=1, le=65536, description="longest answer")
     limit_by: Literal["item", "cluster"] = Field(
         "item", description="what --limit draws: single items, or whole clusters one after another"

@@ -133,6 +133,8 @@ def make_item(
         boxes=boxes,
         language=spec.answer_language,
         phrasings=fields.read_phrasings(row, where),
+        phrasing_languages=spec.phrasing_languages,
+        force_answer_language=spec.force_answer_language,
         instruction=spec.instruction,
         instruction_first=spec.instruction_first,
         frame=spec.frame,

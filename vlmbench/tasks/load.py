@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlmbench.errors import UsageError, unknown
+from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.items import Item
 from vlmbench.registry import Entry
 from vlmbench.seeds import digest, seed_for
@@ -23,6 +23,7 @@ _SUFFIXES = (".yaml", ".yml")
 _NO_MEANING = {
     "name", "source", "columns", "default_limit", "licence", "link", "description", "published",
 }  # fmt: skip
+_OF_PHRASINGS = {"phrasing_languages", "force_answer_language"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Task:
     @cached_property
     def data_hash(self) -> str:
         """Hash of the data and of what the file says about its meaning; not of paths, links or licence."""
-        meaning = self.spec.model_dump(mode="json", exclude=_NO_MEANING)
+        meaning = self.spec.model_dump(mode="json", exclude=_NO_MEANING | _OF_PHRASINGS)
+        if self.fields.phrasings:  # else they mean nothing; nor do false and none
+            asked = self.spec.model_dump(mode="json", include=_OF_PHRASINGS)
+            meaning |= {key: value for key, value in asked.items() if value}
         source = self.spec.source.model_dump(mode="json", exclude={"jsonl", "parquet", "saved", "images"})
         return digest(meaning, source, asdict(self.fields), self.rows.fingerprint, length=32)
 
@@ -170,6 +174,15 @@ def load_task(name: str) -> Task:
     fields = Fields.find(spec.columns, rows, str(path))
     if spec.balance_strata and not fields.stratum:
         raise UsageError(f"{path}: 'balance_strata' needs a column for 'stratum'")
+    if isinstance(fields.phrasings, tuple):
+        named = dict(fields.phrasings)
+        for name in spec.phrasing_languages:
+            if name not in named:
+                raise UsageError(
+                    f"{path}: phrasing_languages: no phrasing {name!r}{did_you_mean(name, named)}"
+                )
+    elif spec.phrasing_languages and not fields.phrasings:
+        raise UsageError(f"{path}: 'phrasing_languages' needs a column for 'phrasings'")
     scorer = spec.scorer or ("choice" if fields.options else "exact")
     spec = spec.model_copy(update={"scorer": scorer})
     _check_scorer(spec, path)

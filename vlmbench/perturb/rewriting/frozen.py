@@ -113,15 +113,24 @@ def dump(header: Header, rows: Sequence[Schema]) -> str:
     return "".join(json.dumps(line.model_dump(mode="json"), ensure_ascii=False) + "\n" for line in lines)
 
 
-def read_rewrites(path: Path) -> Rewrites:
-    """Raises UsageError naming the file and the line."""
+def is_rewrites(path: Path) -> bool:
+    """Whether a file begins as one of accepted or of rejected rewrites does."""
     try:
-        content = path.read_bytes()
-        lines = content.decode().splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"--rewrite {path}: no such file; `vlmbench rewrite` makes one") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--rewrite {path}: cannot be read: {error}") from None
+        with path.open("rb") as file:
+            first = json.loads(file.readline().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.get("format") == FORMAT
+
+
+def read_header(path: Path, option: str) -> Header:
+    """The first line alone. Raises UsageError as `read_rewrites` does."""
+    return _header(path, _content(path, option)[1])
+
+
+def read_rewrites(path: Path) -> Rewrites:
+    """The file of `--rewrite`. Raises UsageError naming the option, or the file and the line."""
+    content, lines = _content(path, "--rewrite")
     header = _header(path, lines)
     rows: dict[tuple[str, str, int], Rewritten] = {}
     for number, line in enumerate(lines[1:], 2):
@@ -137,12 +146,25 @@ def read_rewrites(path: Path) -> Rewrites:
     return Rewrites(path, hashlib.sha256(content).hexdigest(), header, tuple(rows.values()))
 
 
+def _content(path: Path, option: str) -> tuple[bytes, list[str]]:
+    try:
+        content = path.read_bytes()
+        # not splitlines, which also cuts where a string holds U+2028 or U+0085
+        return content, content.decode("utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UsageError(f"{option} {path}: no such file; `vlmbench rewrite` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {path}: cannot be read: {error}") from None
+
+
 def _header(path: Path, lines: Sequence[str]) -> Header:
-    first = _object(path, 1, lines[0]) if lines else {}
+    first = _object(path, 1, lines[0]) if lines[0].strip() else {}
     if first.get("format") != FORMAT:
         raise UsageError(f"{path}:1: is no file of rewrites: the first line has no format {FORMAT!r}")
     version = first.get("schema_version", VERSION)
-    if not isinstance(version, int) or version > VERSION:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise UsageError(f"{path}:1: schema_version: must be a whole number above 0: got {version!r}")
+    if version > VERSION:
         raise UsageError(
             f"{path}: schema_version {version} is newer than {VERSION}, the newest that this vlmbench reads: "
             "upgrade vlmbench"
@@ -153,7 +175,7 @@ def _header(path: Path, lines: Sequence[str]) -> Header:
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UsageError(f"{path}:{number}: is no JSON object")

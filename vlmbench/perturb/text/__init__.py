@@ -120,7 +120,12 @@ QUESTIONS = Registry(
             f"{_HERE}.phrasing:Phrasing",
             "a wording that the task brings (`--rewrite templates` takes all); the demo: exact paraphrases, "
             "German (de-..) and French (fr-..)",
-            (Param("name", "", "name of the wording, as the task declares it"),),
+            (
+                Param("name", "", "name of the wording, as the task declares it"),
+                _choice(
+                    "force", "auto", "say which language to answer in, where it is another", "true", "false"
+                ),
+            ),
             source="tiers 1 and 2; arXiv 2511.11206",
         ),
         Entry(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from vlmbench.errors import NotApplicableError
 from vlmbench.items import Item
 from vlmbench.perturb.rewriting.frozen import rewrite_name
-from vlmbench.perturb.rewriting.languages import ANSWER_IN, NAMES, PARAPHRASE
-from vlmbench.perturb.text.wording import reworded
+from vlmbench.perturb.rewriting.languages import NAMES, PARAPHRASE
+from vlmbench.perturb.text.wording import reworded, translated
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,4 @@ class Rewrite:
         changed = reworded(item, wording, f"{which} equals the question")
         if self.kind in (PARAPHRASE, item.language):
             return changed
-        changed = changed.changed(language=self.kind)
-        if not self.force:
-            return changed
-        sentence = ANSWER_IN.get(item.language)
-        if sentence is None:
-            raise NotApplicableError(f"no sentence that asks for an answer in {item.language!r}")
-        return changed.changed(instruction=f"{item.instruction} {sentence}".strip())
+        return translated(changed, self.kind, self.force)

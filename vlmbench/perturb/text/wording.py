@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from vlmbench.errors import NotApplicableError
 from vlmbench.items import Item
+from vlmbench.perturb.rewriting.languages import ANSWER_IN
 
 QUOTED = re.compile(
     r"""(?<!\w)"[^"\n]+"  # straight; not after a word, where it is an inch mark
@@ -43,6 +44,18 @@ def reworded(item: Item, question: str, why_not: str) -> Item:
     if question == item.question or not question.strip():
         raise NotApplicableError(why_not)
     return item.changed(question=question)
+
+
+def translated(item: Item, language: str, force: bool) -> Item:
+    """The item, its question being in `language` now; `force`: with the sentence that asks for an answer in
+    the language of the answers. Raises NotApplicableError where that is not known."""
+    changed = item.changed(language=language)
+    if not force or language == item.language:
+        return changed
+    sentence = ANSWER_IN.get(item.language)
+    if sentence is None:
+        raise NotApplicableError(f"no sentence that asks for an answer in {item.language!r}")
+    return changed.changed(instruction=f"{item.instruction} {sentence}".strip())
 
 
 def require_english(item: Item) -> None:
