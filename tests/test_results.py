@@ -38,7 +38,10 @@ def pruned(out: Path) -> Table:
     return prune(options, methods).table
 
 
-@pytest.mark.parametrize(("name", "again"), [("demo-perturb.json", perturbed), ("demo-prune.json", pruned)])
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("demo-stability.json", perturbed), ("demo-perturb.json", perturbed), ("demo-prune.json", pruned)],
+)
 def test_results_are_reproduced(name: str, again: Callable[[Path], Table], tmp_path: Path) -> None:
     committed = Table.read(RESULTS / name)
     fresh = again(tmp_path / "run")

@@ -195,21 +195,26 @@ def _transition_section(block: TaskBlock, axes: Sequence[Summary]) -> Iterator[S
 
 
 def _family_section(block: TaskBlock, families: Sequence[Summary]) -> Section:
+    """Families without a single pair are named below the grid: the notes say why."""
+    empty = [s.group["family"] for s in families if not s.counts.get("pairs")]
+    below = (f"nothing to count: {', '.join(empty)}",) if empty else ()
     rows = tuple(
         (
             s.group["axis"],
             s.group["family"],
             percent(s.metrics.get("flip_rate")),
-            percent(s.metrics.get("excess_flip_rate"), signed=True),
+            # one sign is enough, and names fit into 80 columns
+            percent(s.metrics.get("excess_flip_rate"), signed=True).replace("[+", "[").replace(", +", ", "),
             short_percent(s.metrics.get("near_flip_rate")),
             short_percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts.get("pairs", 0)),
             str(s.counts.get("flips_tied", 0)),
         )
         for s in families
+        if s.counts.get("pairs")
     )
     columns = ("axis", "family", "flip rate %", "excess", "near", "Δacc", "pairs", "ties")
-    return Section(f"{block.task}: by family", columns=columns, rows=rows)
+    return Section(f"{block.task}: by family", columns=columns, rows=rows, below=below)
 
 
 def _token_section(table: Table, block: TaskBlock, pruner: str) -> Iterator[Section]:
