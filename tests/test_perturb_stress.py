@@ -366,7 +366,7 @@ def test_what_the_stress_set_may_break() -> None:
         assert all(mild <= strong for mild, strong in pairwise(grown))
         assert tags(name, 5) >= {"ocr", "count"}
         assert "location" not in tags(name, 5), "nothing leaves its place"
-    assert tags("defocus_blur", 1) == {"ocr"}
-    assert tags("elastic", 1) == {"edge", "orientation"}
-    assert tags("fog", 3) == set()
-    assert tags("fog", 4) == {"ocr", "count", "colour"}
+    assert tags("defocus_blur", 1) == {"ocr", "clarity"}
+    assert tags("elastic", 1) == {"edge", "orientation", "clarity"}
+    assert tags("fog", 3) == {"clarity"}
+    assert tags("fog", 4) == {"ocr", "count", "colour", "clarity"}

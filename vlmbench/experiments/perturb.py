@@ -110,8 +110,8 @@ class PerturbOptions:
             raise UsageError("--churn compares choices of tokens: name a pruner, --prune zoo@0.9")
         if self.cross and self.cross_size < 1:
             raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
-        if self.samples and not 1e-3 <= self.temperature <= 1e3:  # NaN is not
-            raise UsageError(f"--temperature must be in [0.001, 1000]: got {self.temperature:g}")
+        if self.samples and not 1e-6 <= self.temperature <= 1e3:  # NaN is not
+            raise UsageError(f"--temperature must be in [1e-6, 1000]: got {self.temperature:g}")
         check_riskiest(self.riskiest, self.forecast)
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
