@@ -76,7 +76,7 @@ def test_without_a_region_the_answer_is_the_plain_one(
 def test_a_region_is_a_second_image(family: str, tiny_model: Tiny, task: Path, tmp_path: Path) -> None:
     """`duplicate` and `center` answer as the prompt with two images that is made by hand."""
     model = tiny_model(family)
-    methods = "duplicate(give=image),center(share=0.25),replace(method=center(share=0.25))"
+    methods = "duplicate(give=image),center(share=0.3),replace(method=center(share=0.3))"
     found = looked(model, task, tmp_path / "run", methods)
     single = looked(model, task, tmp_path / "single", methods, batch_size=1)
     assert {k: (r.state, r.raw, r.roi) for k, r in found.items()} == {
@@ -84,7 +84,7 @@ def test_a_region_is_a_second_image(family: str, tiny_model: Tiny, task: Path, t
     }
     adapter = Adapter(load_model(str(model), device="cpu"))
     seen = picture(0, SIZE).convert("RGB")
-    for condition, keeps in (("center(share=0.25)", True), ("replace(method=center(share=0.25))", False)):
+    for condition, keeps in (("center(share=0.3)", True), ("replace(method=center(share=0.3))", False)):
         record = found["i0", condition]
         assert record.roi is not None
         assert record.roi.box is not None
