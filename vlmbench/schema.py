@@ -49,6 +49,27 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+PixelBox = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+class RegionRecord(Schema):
+    """Where a RoI method looked again. Boxes are in pixels; figures are of the boxes asked about."""
+
+    box: PixelBox | None = Field(None, description="on the picture as shown; null: none, the answer is plain")
+    source: list[PixelBox] = Field(
+        [], description="the same on the unperturbed picture; in pieces where a shift went around its border"
+    )
+    visible: list[PixelBox] | None = Field(
+        None, description="what of the unperturbed picture is on the one that is shown; null: all of it"
+    )
+    share: float | None = Field(None, description="of the picture's area that the box covers, in [0, 1]")
+    iou: float | None = Field(None, description="of the box and the one around all that is asked about")
+    recall: float | None = Field(None, description="mean share of each of those boxes that it covers")
+    pointing: bool | None = Field(None, description="the map's largest cell points at one of them")
+    auroc: float | None = Field(None, description="of the map over the picture's pixels")
+
+
 class Record(Schema):
     """One request's outcome: a line of `records/*.jsonl`. Missing values are null, never 0."""
 
@@ -91,6 +112,7 @@ class Record(Schema):
         [], description="width, height that the vision encoder receives"
     )
     displacement: tuple[float, float] | None = Field(None, description="shift in pixels at the model's input")
+    roi: RegionRecord | None = Field(None, description="of a RoI method; null where there is none")
     source_hash: str | None = Field(None, description="pixels as loaded")
     pixels_hash: str | None = Field(None, description="pixels after the perturbation")
     stamp: str = Field(

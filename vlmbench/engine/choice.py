@@ -13,7 +13,7 @@ from vlmbench.engine.origins import Before, Found, Origins, Shown
 from vlmbench.engine.sight import Evidence, Seen, Sight
 from vlmbench.errors import NotApplicableError
 from vlmbench.models.features import ImageFeatures
-from vlmbench.models.pruning import Applied, Visual
+from vlmbench.models.pruning import Applied, Visual, entering
 from vlmbench.prune.base import FROZEN, Pruner
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def choose(
     whole = shown.features(ready)
     nothing = (None,) * len(ready)
     if pruner is None:
-        return Choice(Applied(tuple(whole)), nothing, nothing)
+        return Choice(Applied(tuple(map(entering, whole))), nothing, nothing)
     evidence = tuple(sight.told(*pair).evidence for pair in zip(ready, whole, strict=True))
     found = origins.of(sight, pruner, ready, shown)
     if pruner.mask == FROZEN:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmbench.engine.choice import choose, overlap
+from vlmbench.engine.looking import Looked, Looker
 from vlmbench.engine.origins import Origins, Shown
-from vlmbench.engine.plan import Batch, Request, draw_of, pictures_of, pruner_of
+from vlmbench.engine.plan import Batch, Request, draw_of, pictures_of, pruner_of, roi_of
 from vlmbench.engine.prepare import Prepared, Settled
+from vlmbench.engine.regions import seen_region
 from vlmbench.engine.sight import Evidence, Sight, recall
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.decoding import Generation
@@ -44,6 +46,8 @@ class Answer:
     """Share of each box asked about that kept tokens see; empty where there is none or it means nothing."""
     overlap: float | None
     """Share of the kept tokens that see the place of one kept of the unperturbed request."""
+    looked: Looked | None = None
+    """Where a RoI method looked again, and what the model was shown then."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Answerer:
     with_origins: bool = False
     """Whether the choice of tokens under a perturbation is compared with that on the unperturbed request."""
     origins: Origins = field(default_factory=lambda: Origins(), repr=False)
+    looker: Looker | None = None
+    """None where no request has a RoI method."""
 
     @property
     def adapter(self) -> Adapter:
@@ -128,13 +134,17 @@ class Answerer:
         encoded, by_group = self._encode(ready, pictures)
         self.adapter.synchronize()
         encoding = time.perf_counter()
+        looked, blind = self._look(ready, encoded, by_group, rows)
+        ready = [looked[i].prepared if i in looked else p for i, p in enumerate(ready)]
+        by_group = {**by_group, **{each.prepared.group: each.features for each in looked.values()}}
+        looking = time.perf_counter()
         pruner = pruner_of(ready[0].request.condition)
         shown = Shown(by_group, encoded, rows, self.seed, self.newline)
         choice = choose(self.sight, pruner, ready, shown, self.origins)
         if pruner is not None:
             self.adapter.synchronize()
         pruning = time.perf_counter()
-        applied = choice.applied
+        applied = choice.applied.refusing(blind)
         going = [i for i in range(len(ready)) if i not in applied.refused]
         answers: dict[int, Answer] = {}
         if going:
@@ -145,14 +155,35 @@ class Answerer:
                 [ready[i].row for i in filled], encoded, applied.take(filled), longest, draws
             )
             for i, generation in zip(going, generations, strict=False):
-                features = by_group.get(ready[i].request.pixels_group)
+                features = by_group.get(ready[i].group)
                 same = overlap(self.sight, choice.before[i], ready[i], features, generation.kept)
-                answers[i] = Answer(generation, _recall(pruner, generation, choice.evidence[i]), same)
+                kept = _recall(pruner, generation, choice.evidence[i])
+                answers[i] = Answer(generation, kept, same, looked.get(i))
         end = time.perf_counter()
         times["encode"] += (encoding - start) * 1e3
-        times["prune"] = times.get("prune", 0.0) + (pruning - encoding) * 1e3
+        if looked or blind:
+            times["look"] = times.get("look", 0.0) + (looking - encoding) * 1e3
+        times["prune"] = times.get("prune", 0.0) + (pruning - looking) * 1e3
         times["generate"] += (end - pruning) * 1e3
         return [applied.refused.get(i) or answers[i] for i in range(len(ready))]
+
+    def _look(
+        self,
+        ready: Sequence[Prepared],
+        encoded: EncoderOutput | None,
+        by_group: Mapping[str, ImageFeatures],
+        rows: int,
+    ) -> tuple[dict[int, Looked], dict[int, NotApplicableError]]:
+        """What a RoI method found, by row, and the reasons where it cannot serve one; two empty ones where
+        none is asked for."""
+        method = roi_of(ready[0].request.condition)
+        if method is None or self.looker is None:
+            return {}, {}
+        assert encoded is not None  # a request without an image is settled before
+        found = self.looker.look(method, ready, encoded, by_group, rows)
+        self.adapter.synchronize()
+        looked = {i: each for i, each in enumerate(found) if isinstance(each, Looked)}
+        return looked, {i: each for i, each in enumerate(found) if not isinstance(each, Looked)}
 
     def _encode(
         self, ready: Sequence[Prepared], pictures: int
@@ -160,7 +191,7 @@ class Answerer:
         """The distinct pictures of a batch, by pixel group; taken over from the batch before if they are
         the same, which changes no bit: the shape of the encoding follows from the groups alone."""
         shown = [*ready, *(p.origin for p in ready if p.origin is not None)]
-        distinct = {p.request.pixels_group: p.row for p in shown if p.row.visual_tokens}
+        distinct = {p.group: p.row for p in shown if p.row.visual_tokens}
         if not distinct:
             return None, {}
         key = (tuple(distinct), pictures)
@@ -176,6 +207,8 @@ class Answerer:
     def _record(
         self, prepared: Prepared, found: Answer | Exception, times: dict[str, float], batch: str
     ) -> Record:
+        looked = found.looked if isinstance(found, Answer) else None
+        asked, prepared = prepared, looked.prepared if looked else prepared
         request, pixels = prepared.request, prepared.pixels
         answer = found.generation if isinstance(found, Answer) else found
         common: dict[str, Any] = {
@@ -192,6 +225,7 @@ class Answerer:
             "image_size": [image.size for image in pixels.images],
             "input_size": list(prepared.row.input_size),
             "displacement": prepared.displacement,
+            "roi": None if looked is None else seen_region(asked, looked),
             # another item's picture says nothing of this item's
             "source_hash": None if request.images else pixels.source_hash,
             "pixels_hash": pixels.pixels_hash,

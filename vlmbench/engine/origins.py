@@ -54,7 +54,7 @@ class Shown:
     newline: str
 
     def features(self, ready: Sequence[Prepared]) -> list[ImageFeatures | None]:
-        return [self.by_group.get(p.request.pixels_group) for p in ready]
+        return [self.by_group.get(p.group) for p in ready]
 
     def apply(self, sight: Sight, pruner: Pruner, ready: Sequence[Prepared]) -> Applied:
         """The method on what these requests are shown."""

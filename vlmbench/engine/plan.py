@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, cast
 from vlmbench.conditions import Condition
 from vlmbench.items import ImageSource, Item
 from vlmbench.prune import PRUNERS
+from vlmbench.roi import ROIS
 from vlmbench.seeds import digest, seed_for
 
 if TYPE_CHECKING:
     from vlmbench.models.decoding import Draw
     from vlmbench.prune.base import Pruner
+    from vlmbench.roi.base import RoiMethod
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,12 @@ def pruner_of(condition: Condition) -> Pruner | None:
     return None if part is None else cast("Pruner", PRUNERS.get(part.name).build(part))
 
 
+def roi_of(condition: Condition) -> RoiMethod | None:
+    """The RoI method of a condition, built."""
+    part = condition.roi
+    return None if part is None else cast("RoiMethod", ROIS.get(part.name).build(part))
+
+
 def sees_question(condition: Condition) -> bool:
     """Whether what the pruner keeps may depend on the question: it reads it, or works where it is read."""
     pruner = pruner_of(condition)
@@ -261,4 +269,6 @@ def _in_other_rows(placed: Sequence[Request], rows: int, home: Sequence[int]) ->
 
 
 def _program(request: Request) -> str:
-    return request.condition.prune.label if request.condition.prune else ""
+    """What the model does for a request: batches are of one kind."""
+    parts = (request.condition.roi, request.condition.prune)
+    return " ".join(part.label if part else "" for part in parts)

@@ -52,6 +52,13 @@ class Prepared:
     """What the question is about, in pixels of the first image that the processor is given."""
     origin: Prepared | None = None
     """The unperturbed request, where the choice of tokens is compared with that one's."""
+    shown: str = ""
+    """Names what a RoI method had shown beside the request's own pictures."""
+
+    @property
+    def group(self) -> str:
+        """Requests with one value are shown the same pictures, which are encoded once."""
+        return self.shown or self.request.pixels_group
 
 
 def settle_early(
@@ -62,7 +69,7 @@ def settle_early(
     if error:
         return Settled(State.ERROR, str(error))
     part, prune = request.condition.image, request.condition.prune
-    if (part is not None or prune is not None) and not request.item.images:
+    if (part or prune or request.condition.roi) and not request.item.images:
         return Settled(State.NOT_APPLICABLE, "the item has no image")
     if shows_another_image(request.condition) and not request.images:
         return Settled(State.NOT_APPLICABLE, "no item with another image to take one from")

@@ -157,7 +157,7 @@ def recall(share: Tensor, evidence: Sequence[Tensor]) -> tuple[float, ...]:
 
 
 def _same_pixels(before: Seen, prepared: Prepared) -> bool:
-    return before.prepared.request.pixels_group == prepared.request.pixels_group
+    return before.prepared.group == prepared.group
 
 
 def _points(prepared: Prepared) -> Points | None:

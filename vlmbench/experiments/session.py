@@ -12,6 +12,7 @@ from vlmbench.conditions import Part
 from vlmbench.engine import manifest as manifests
 from vlmbench.engine.compute import Answerer
 from vlmbench.engine.freshness import Freshness
+from vlmbench.engine.looking import Looker
 from vlmbench.engine.plan import Batch
 from vlmbench.engine.prepare import Preparer
 from vlmbench.engine.probe import check_keep, unserved
@@ -207,7 +208,12 @@ class Session:
         preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size, freezes)
         unserved = self._unserved(answerer, preparer, plans)
         self.notes += self._sensitivity_notes(plans, unserved)
-        answerer = replace(answerer, needs=_needs(plans, unserved))
+        looks = any(v.condition.roi is not None for plan in plans for v in plan.variations)
+        answerer = replace(
+            answerer,
+            needs=_needs(plans, unserved) or (frozenset() if looks else None),
+            looker=Looker(answerer.sight, max_new, self.options.seed) if looks else None,
+        )
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         return Engine(answerer, preparer, unserved, settings)
 

@@ -119,13 +119,14 @@ def _image(
     tokens = subject.features.images[index]
     n = tokens.stop - tokens.start
     grid = tokens.grid.cpu()
-    real = grid[:, 1] >= 0
-    at, lines = real.nonzero()[:, 0], (~real).nonzero()[:, 0]
+    there = torch.ones(n, dtype=torch.bool) if tokens.absent is None else ~tokens.absent.cpu()
+    n_there, real = int(there.sum()), grid[:, 1] >= 0
+    at, lines = (real & there).nonzero()[:, 0], (~real & there).nonzero()[:, 0]
     if not pruner.budgeted:
-        k, stay = pruner.budget(n), lines[: n * bool(pruner.budget(n))]
+        k, stay = pruner.budget(n_there), lines[: n_there * bool(pruner.budget(n_there))]
         k = min(k, len(at))
     elif newline == "counted":
-        total = pruner.budget(n)
+        total = pruner.budget(n_there)
         k = min(total, len(at))
         stay = lines[: total - k]
     else:

@@ -43,6 +43,9 @@ class ImageTokens:
     """[n, d_v]."""
     extra: Tensor | None = None
     """[E, P, c]."""
+    absent: Tensor | None = None
+    """[n] bool: placeholders that are given to no one, as of a region's crop what is not of the region; None
+    where all count. They are no tokens: no budget counts them."""
 
 
 @dataclass(frozen=True, eq=False)

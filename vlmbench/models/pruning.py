@@ -37,9 +37,9 @@ class Inside:
 
     def enters(self, features: ImageFeatures | None) -> Visual:
         """What layer 0 is given of a request: where newline tokens are dropped they go before it."""
-        if features is None or self.newline != "dropped":
+        if features is None or (self.newline != "dropped" and all(i.absent is None for i in features.images)):
             return features
-        keep = torch.cat([self.tokens(image) for image in features.images])
+        keep = torch.cat([self.enters_of(image) for image in features.images])
         if len(keep) == features.count:
             return features
         return replace(kept_input(features, keep.to(features.rows.device)), images=features.images)
@@ -68,14 +68,18 @@ class Inside:
 
     def tokens(self, image: ImageTokens) -> Tensor:
         """[n] on the CPU: which visual tokens of its request the span of an image is made of."""
-        here = torch.arange(image.start, image.stop)
-        return here if self.newline == "counted" else here[image.grid[:, 1].cpu() >= 0]
+        here = present(image)
+        return here if self.newline == "counted" else here[image.grid[:, 1].cpu()[here - image.start] >= 0]
+
+    def enters_of(self, image: ImageTokens) -> Tensor:
+        """Those of them that are in the sequence, and the newline tokens beside them."""
+        return self.tokens(image) if self.newline == "dropped" else present(image)
 
     def _spread(self, values: Sequence[Tensor], part: ImageFeatures | VisualInput) -> Tensor:
         """[n] from what is said of each image's span; for newline tokens outside of it whether they stay."""
         spread = torch.zeros(part.count if isinstance(part, ImageFeatures) else len(part.share))
         for image, value in zip(part.images, values, strict=True):
-            spread[image.start : image.stop] = self.newline != "dropped"
+            spread[present(image)] = float(self.newline != "dropped")
             spread[self.tokens(image)] = value.cpu()
         return spread
 
@@ -84,9 +88,23 @@ class Inside:
         at = tokens
         if isinstance(part, VisualInput):  # whose other tokens are not in the sequence
             at = torch.searchsorted(part.keep.cpu(), tokens)
-        beside = image.stop - image.start - len(tokens) if self.newline == "kept" else 0
+        beside = len(present(image)) - len(tokens) if self.newline == "kept" else 0
         grid = image.grid[(tokens - image.start).to(image.grid.device)]
         return ImageSpan(index=columns[at.to(columns.device)], grid=grid, seed=seed, beside=beside)
+
+
+def present(image: ImageTokens) -> Tensor:
+    """Places of an image's tokens among the placeholders of its request, ascending, on the CPU."""
+    here = torch.arange(image.start, image.stop)
+    return here if image.absent is None else here[~image.absent.cpu()]
+
+
+def entering(features: ImageFeatures | None) -> Visual:
+    """What the language model is given of a request that nothing is pruned from."""
+    if features is None or all(image.absent is None for image in features.images):
+        return features
+    keep = torch.cat([present(image) for image in features.images])
+    return replace(kept_input(features, keep.to(features.rows.device)), images=features.images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +124,10 @@ class Applied:
         inside = self.inside and replace(self.inside, seeds=[self.inside.seeds[row] for row in rows])
         refused = {i: self.refused[row] for i, row in enumerate(rows) if row in self.refused}
         return Applied(tuple(self.visual[row] for row in rows), self.positions, inside, refused)
+
+    def refusing(self, reasons: Mapping[int, NotApplicableError]) -> Applied:
+        """The same, with further rows that cannot be served."""
+        return replace(self, refused={**self.refused, **reasons}) if reasons else self
 
     def served(self) -> Applied:
         """The same. Raises the first reason where a row cannot be served."""
@@ -128,10 +150,10 @@ def apply(
     """
     whole = tuple(None if subject is None else subject.features for subject in subjects)
     if pruner is None:
-        return Applied(whole)
+        return Applied(tuple(map(entering, whole)))
     refused: dict[int, NotApplicableError] = {}
     if pruner.stage == "image":
-        return Applied(whole, pruner.positions)
+        return Applied(tuple(map(entering, whole)), pruner.positions)
     if pruner.stage == "llm":
         layers = len(model.base_model.get_decoder().layers)
         inside = Inside(pruner, [() if subject is None else subject.seeds for subject in subjects], newline)

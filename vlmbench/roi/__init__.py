@@ -22,10 +22,10 @@ CEILING = "ceiling"
 
 GIVE = Param(
     "give",
-    "",
+    "own",
     "how the region is given back: its tokens behind the picture's, a second image, or in its place; "
-    "empty for the method's own way",
-    choices=("tokens", "image", "replace"),
+    "or the method's own way",
+    choices=("own", "tokens", "image", "replace"),
 )
 SHARE = Param("share", 0.25, "of the picture's area", low=1e-4, high=1.0, strength=True)
 LAYER = Param("layer", -1, "of the language model, from 0; -1 for the depth of layer 14 of 32", low=-1)

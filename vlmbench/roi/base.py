@@ -34,8 +34,8 @@ NEEDS = (
 )
 """What is read off the model, or told of the item, only where a method asks for it."""
 
-TOKENS, IMAGE, REPLACE = "tokens", "image", "replace"
-"""How a region is given back: its visual tokens behind those of the whole image, as a second image behind it,
+OWN, TOKENS, IMAGE, REPLACE = "own", "tokens", "image", "replace"
+"""How a region is given back: the method's own way, its visual tokens behind those of the whole image, as a second image behind it,
 or in its place."""
 
 
@@ -109,12 +109,12 @@ class RoiMethod:
     """Whether the whole picture is shown larger in place of a region, with twice the visual tokens, where the
     model takes pictures of any size. The engine's business."""
 
-    give: str = ""
-    """TOKENS, IMAGE or REPLACE; empty for the method's own."""
+    give: str = OWN
+    """TOKENS, IMAGE or REPLACE; OWN: the method's own way."""
 
     @property
     def given(self) -> str:
-        return self.give or self.own
+        return self.own if self.give == OWN else self.give
 
     @property
     def needs(self) -> frozenset[str]:

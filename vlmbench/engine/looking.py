@@ -1,0 +1,224 @@
+"""The pass before an answer with a RoI method: where to look again, and what the model is shown then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vlmbench.errors import ItemError, NotApplicableError
+from vlmbench.models.features import EncoderOutput, ImageFeatures
+from vlmbench.roi.base import REPLACE, TOKENS, Region, RoiMethod, Signals
+from vlmbench.roi.crop import PixelBox, cut, pixel_box, with_aspect
+from vlmbench.roi.reading import GENERAL, Subject, read, view
+from vlmbench.seeds import digest, seed_for
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlmbench.engine.prepare import Prepared
+    from vlmbench.engine.sight import Sight
+    from vlmbench.models.decoding import Generation
+    from vlmbench.models.inputs import RowInputs
+    from vlmbench.roi.rpn import Rpn
+
+_GENERAL_NEEDS = frozenset({"general_attention", "pixel_gradient"})
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A request that was looked at."""
+
+    prepared: Prepared
+    """As it is to be answered: with the region given back, or as it was where there is none."""
+    features: ImageFeatures
+    signals: Signals
+    region: Region | None
+    map: Tensor | None = None
+    """[H, W], where boxes are known to hold it against."""
+    plain: Generation | None = None
+    """The answer without a second look, where the method had it written."""
+
+
+@dataclass(frozen=True)
+class Looker:
+    """What looks: a model, and the network of `sd-rpn` where there is one."""
+
+    sight: Sight
+    max_new_tokens: Mapping[str, int]
+    seed: int
+    rpn: Rpn | None = None
+
+    def look(
+        self,
+        method: RoiMethod,
+        ready: Sequence[Prepared],
+        encoded: EncoderOutput,
+        by_group: Mapping[str, ImageFeatures],
+        rows: int,
+    ) -> list[Looked | NotApplicableError]:
+        """One per request, in a batch of `rows` rows whatever their number; the reason where the method
+        cannot serve a request."""
+        found: list[Looked | NotApplicableError | None] = [None] * len(ready)
+        subjects: dict[int, Subject] = {}
+        for i, prepared in enumerate(ready):
+            try:
+                subjects[i] = self._subject(method, prepared, by_group.get(prepared.group))
+            except (NotApplicableError, ItemError) as reason:
+                found[i] = NotApplicableError(str(reason))
+        if subjects:
+            filled = [*subjects.values()]
+            filled += [filled[-1]] * (rows - len(filled))
+            most = max(self.max_new_tokens[ready[i].request.task] for i in subjects)
+            layers = method.layers(self.sight.adapter.layers)
+            readings = read(self.sight.adapter, filled, encoded, method.needs, layers, max(2, most), self.rpn)
+            for (i, subject), reading in zip(subjects.items(), readings, strict=False):
+                try:
+                    region = method.region(reading.signals)
+                except NotApplicableError as reason:
+                    found[i] = reason
+                    continue
+                map = method.map(reading.signals) if ready[i].boxes else None
+                found[i] = Looked(ready[i], subject.features, reading.signals, region, map, reading.answer)
+        looked = {i: each for i, each in enumerate(found) if isinstance(each, Looked) and each.region}
+        for i, each in zip(looked, self._zoomed(method, [*looked.values()], rows), strict=True):
+            found[i] = each
+        return [each if each is not None else NotApplicableError("no image") for each in found]
+
+    def _subject(self, method: RoiMethod, prepared: Prepared, features: ImageFeatures | None) -> Subject:
+        if features is None:
+            raise NotApplicableError("a region of interest needs an image")
+        sizes = [image.size for image in prepared.pixels.images]
+        general = None
+        if method.needs & _GENERAL_NEEDS:
+            adapter, pixels = self.sight.adapter, prepared.pixels
+            prompt = adapter.render(GENERAL, len(pixels.images))
+            general = adapter.prepare(prompt, pixels.images, 2, pixels.seen)
+        part = prepared.request.condition.roi
+        assert part is not None
+        # of method and item alone: a redraw under a perturbation would look like instability
+        seed = seed_for(self.seed, prepared.request.item.id, part.name)
+        placed = self.sight.placed(prepared, features)
+        return Subject(prepared.row, features, view(features, placed, sizes), general, prepared.boxes, seed)
+
+    def _zoomed(
+        self, method: RoiMethod, looked: Sequence[Looked], rows: int
+    ) -> list[Looked | NotApplicableError]:
+        """The same with their regions given back."""
+        if not looked:
+            return []
+        adapter = self.sight.adapter
+        shots = [self._shot(method, each) for each in looked]
+        made = [adapter.prepare(adapter.render("?", 1), [shot.crop], 0) for shot in shots]
+        filled = [*made, *[made[-1]] * (rows - len(made))]
+        crops = adapter.encode(filled, frozenset()).features
+        return [
+            self._given(method, each, shot, features)
+            for each, shot, features in zip(looked, shots, crops, strict=False)
+        ]
+
+    def _shot(self, method: RoiMethod, looked: Looked) -> Shot:
+        """The crop out of the picture as it was before the processor made it smaller."""
+        assert looked.region is not None
+        picture = looked.prepared.pixels.images[0]
+        adapter = self.sight.adapter
+        try:
+            seen = adapter.native_resolution(picture.size).size
+        except NotApplicableError:
+            fixed = adapter.resized(picture.size)
+            # a fixed input would stretch the crop, or cut its ends off
+            box = with_aspect(looked.region.box, picture.size, fixed) if fixed else looked.region.box
+            whole = pixel_box(box, picture.size)
+            return Shot(whole, cut(picture, whole))
+        # as many pixels as the whole picture has at the model's input, in the crop's own shape
+        whole = pixel_box(looked.region.box, picture.size)
+        wide, tall = whole[2] - whole[0], whole[3] - whole[1]
+        scale = math.sqrt(seen[0] * seen[1] / (wide * tall))
+        shown = max(1, round(wide * scale)), max(1, round(tall * scale))
+        return Shot(whole, cut(picture, whole, shown))
+
+    def _given(
+        self, method: RoiMethod, looked: Looked, shot: Shot, crop: ImageFeatures
+    ) -> Looked | NotApplicableError:
+        prepared, adapter = looked.prepared, self.sight.adapter
+        old = prepared.pixels.images
+        images = (shot.crop, *old[1:]) if method.given == REPLACE else (*old, shot.crop)
+        most = self.max_new_tokens[prepared.request.task]
+        try:
+            row = adapter.prepare(adapter.render(prepared.item.text(), len(images)), images, most)
+        except ItemError as reason:  # the prompt with the region is too long for the model
+            return NotApplicableError(f"the region cannot be given back: {reason}")
+        features = crop if method.given == REPLACE else joined(looked.features, crop)
+        if features.count != row.visual_tokens or (method.given == REPLACE and len(old) > 1):
+            # a family that shows an image among several otherwise than alone
+            features = adapter.encode([row], frozenset()).features[0]
+        if method.given == TOKENS:
+            row = adjacent(row, looked.features.count, adapter.image_token_id, adapter.tokenizer)
+        pixels = replace(prepared.pixels, images=images)
+        shown = digest(prepared.group, shot.box, shot.crop.size, method.given)
+        again = replace(prepared, row=row, pixels=pixels, shown=shown)
+        if method.given == TOKENS and looked.region is not None and looked.region.mask is not None:
+            features = self._masked(again, features, looked, shot)
+        return replace(looked, prepared=again, features=features)
+
+    def _masked(
+        self, prepared: Prepared, features: ImageFeatures, looked: Looked, shot: Shot
+    ) -> ImageFeatures:
+        """Without the crop's tokens that are not of the region."""
+        placed = self.sight.placed(prepared, features)
+        assert looked.region is not None
+        assert looked.region.mask is not None
+        if placed is None or len(placed) < 2:
+            return features
+        own = features.images[-1]
+        centre = (placed[-1].cells[:, :2] + placed[-1].cells[:, 2:]) / 2
+        scale = torch.tensor(
+            [(shot.box[2] - shot.box[0]) / shot.crop.width, (shot.box[3] - shot.box[1]) / shot.crop.height]
+        )
+        at = centre * scale + torch.tensor(shot.box[:2])
+        inside = within(at, looked.signals.cells, looked.region.mask.flatten())
+        if not bool(inside.any()):
+            return features
+        return replace(features, images=(*features.images[:-1], replace(own, absent=~inside)))
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """What is cut out of a picture."""
+
+    box: PixelBox
+    crop: Image.Image
+
+
+def joined(first: ImageFeatures, second: ImageFeatures) -> ImageFeatures:
+    """Of a request that shows the pictures of both, one after the other."""
+    n = first.count
+    moved = tuple(replace(each, start=each.start + n, stop=each.stop + n) for each in second.images)
+    deep = tuple(torch.cat(pair) for pair in zip(first.deepstack, second.deepstack, strict=True))
+    return ImageFeatures(torch.cat((first.rows, second.rows)), deep, (*first.images, *moved))
+
+
+def adjacent(row: RowInputs, n: int, image_token_id: int, tokenizer: object) -> RowInputs:
+    """The row without blank text between its first n visual tokens and the others, as SD-RPN puts the
+    region's tokens right behind those of the picture. Markers that a family needs around an image stay."""
+    ids = row.sequence["input_ids"][0]
+    places = (ids == image_token_id).nonzero()[:, 0]
+    if "image_grid_thw" in row.vision or len(places) <= n:
+        return row  # positions of such families count the text between two images
+    start, stop = int(places[n - 1]) + 1, int(places[n])
+    if start == stop or tokenizer.decode(ids[start:stop]).strip():  # type: ignore[attr-defined]
+        return row
+    keep = torch.cat((torch.arange(start), torch.arange(stop, len(ids))))
+    return replace(row, sequence={name: tensor[:, keep] for name, tensor in row.sequence.items()})
+
+
+def within(points: Tensor, cells: Tensor, chosen: Tensor) -> Tensor:
+    """[k] bool: whether each of the points [k, 2] lies in one of the `chosen` [N] of the cells [N, 4]; never
+    where a point has no place (NaN)."""
+    x, y = points[:, None, 0], points[:, None, 1]
+    hit = (x >= cells[:, 0]) & (x < cells[:, 2]) & (y >= cells[:, 1]) & (y < cells[:, 3])
+    return (hit & chosen.to(hit.device)).any(1)
