@@ -1,5 +1,5 @@
-"""A second look through the engine: the answer is the one that the same prompt made by hand has, the plain one
-where there is no region, and a region is told on the unperturbed picture."""
+"""A second look through the engine: it answers as the same prompt made by hand does, plainly where there is no
+region, and a region is told on the unperturbed picture."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def looked(model: Path, task: Path, out: Path, methods: str, batch_size: int = 4
 def test_without_a_region_the_answer_is_the_plain_one(
     family: str, tiny_model: Tiny, task: Path, tmp_path: Path
 ) -> None:
-    found = looked(tiny_model(family), task, tmp_path / "run", "oracle,rel-attn,duplicate,replace(method=oracle)")
+    found = looked(
+        tiny_model(family), task, tmp_path / "run", "oracle,rel-attn,duplicate,replace(method=oracle)"
+    )
     plain = found["i2", "clean"]
     for method in ("oracle", "replace(method=oracle)"):
         record = found["i2", method]
@@ -120,7 +122,12 @@ def test_boxes_go_back_where_they_came_from(
     }[name]
     image = picture(1, (64, 48)).convert("RGB")
     after, transform = get_perturbation(name)(image, **parameters)
-    box = (corner[0], corner[1], min(corner[0] + size[0], after.width), min(corner[1] + size[1], after.height))
+    box = (
+        corner[0],
+        corner[1],
+        min(corner[0] + size[0], after.width),
+        min(corner[1] + size[1], after.height),
+    )
     if box[2] <= box[0] or box[3] <= box[1]:
         return
     x, y = np.meshgrid(np.arange(64) + 0.5, np.arange(48) + 0.5)

@@ -35,8 +35,8 @@ NEEDS = (
 """What is read off the model, or told of the item, only where a method asks for it."""
 
 OWN, TOKENS, IMAGE, REPLACE = "own", "tokens", "image", "replace"
-"""How a region is given back: the method's own way, its visual tokens behind those of the whole image, as a second image behind it,
-or in its place."""
+"""How a region is given back: the method's own way, its visual tokens behind those of the whole image, as a
+second image behind it, or in its place."""
 
 
 @dataclass(frozen=True, eq=False)
