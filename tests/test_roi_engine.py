@@ -1,5 +1,5 @@
-"""A second look through the engine: it answers as the same prompt made by hand does, and plainly where there is
-no region; a region is told on the unperturbed picture."""
+"""A second look through the engine answers as the same prompt made by hand does, plainly where there is no
+region; a region is told on the unperturbed picture."""
 
 from __future__ import annotations
 
