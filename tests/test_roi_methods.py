@@ -367,7 +367,7 @@ def test_duplicate_is_the_whole_picture_and_none_nothing() -> None:
         ),
         ("replace(method=more-pixels)", "replace: cannot stand around 'more-pixels'; choose another method"),
         ("replace(give=image)", "replace has no parameter 'give'; known: method"),
-        ("oracle(give=crop)", "oracle: give='crop' is unknown; known: image, replace, tokens"),
+        ("oracle(give=crop)", "oracle: give='crop' is unknown; known: image, own, replace, tokens"),
     ],
 )
 def test_mistakes_are_told_in_one_line(spec: str, said: str) -> None:

@@ -209,9 +209,10 @@ class Session:
         unserved = self._unserved(answerer, preparer, plans)
         self.notes += self._sensitivity_notes(plans, unserved)
         looks = any(v.condition.roi is not None for plan in plans for v in plan.variations)
+        needs = _needs(plans, unserved)
         answerer = replace(
             answerer,
-            needs=_needs(plans, unserved) or (frozenset() if looks else None),
+            needs=frozenset() if needs is None and looks else needs,
             looker=Looker(answerer.sight, max_new, self.options.seed) if looks else None,
         )
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)

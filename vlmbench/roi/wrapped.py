@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from vlmbench.conditions import parse_spec
 from vlmbench.errors import UsageError
 from vlmbench.roi import ROIS
-from vlmbench.roi.base import RoiMethod
+from vlmbench.roi.base import OWN, RoiMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class Wrapped(RoiMethod):
 
     @property
     def given(self) -> str:
-        return self.give or self.inner.given
+        return self.inner.given if self.give == OWN else self.give
 
     @property
     def needs(self) -> frozenset[str]:
