@@ -3,27 +3,37 @@ region; a region is told on the unperturbed picture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import picture, write_rows
 
+from vlmbench.conditions import Condition
 from vlmbench.engine.store import read_records
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.roi import RoiOptions, run
+from vlmbench.experiments.session import Session
+from vlmbench.experiments.tables import TaskPlan
 from vlmbench.metrics.regions import iou
+from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.pruning import Applied
 from vlmbench.perturb import get as get_perturbation
 from vlmbench.perturb.back import pieces
+from vlmbench.prune import PRUNERS
+from vlmbench.registry import Entry
+from vlmbench.roi import ROIS
+from vlmbench.roi.base import TOKENS, Region, RoiMethod, Signals
 from vlmbench.roi.crop import pixel_box
-from vlmbench.schema import Record
+from vlmbench.schema import Record, State
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("llava", "qwen2_5_vl", "llava_next", "internvl")
@@ -142,3 +152,56 @@ def test_boxes_go_back_where_they_came_from(
 
 def test_overlap_of_boxes_is_that_of_their_pixels() -> None:
     assert iou((0, 0, 4, 4), (2, 2, 6, 6)) == pytest.approx(4 / 28)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corners(RoiMethod):
+    """Two cells, one at each end of a diagonal: the box around them holds cells that are not the region."""
+
+    own: ClassVar[str] = TOKENS
+
+    def region(self, signals: Signals) -> Region | None:
+        mask = torch.zeros(signals.grid, dtype=torch.bool)
+        mask[0, 0] = mask[-1, -1] = True
+        width, height = signals.size
+        return Region((0.0, 0.0, float(width), float(height)), mask)
+
+
+@pytest.fixture
+def corners() -> Iterator[str]:
+    ROIS.add(Entry("corners", Corners, "for a test"))
+    yield "corners"
+    del ROIS._entries["corners"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_region_told_token_by_token_gives_only_its_tokens(
+    family: str, corners: str, tiny_model: Tiny, task: Path, tmp_path: Path
+) -> None:
+    """Of the whole picture shown again, those in the corners; a pruner counts its budget over these alone."""
+    model = tiny_model(family)
+    out = tmp_path / "run"
+    options = RunOptions(str(model), str(task), out=out, limit=1, batch_size=2, show_progress=False)
+    session = Session(options, "roi")
+    roi, prune = ROIS.get(corners).part(), PRUNERS.get("divprune").part(ratio=0.5)
+    asked = [Condition(), Condition(roi=roi), Condition(roi=roi, prune=prune)]
+    plan = [Variation(c, "roi" if c.roi else "clean", "", "", "clean" if c.roi else None) for c in asked]
+    ((chosen, items, limit),) = session.chosen
+    session.run([TaskPlan(chosen, items, limit, plan)])
+    plain, again, pruned = (
+        next(r for (_, _, name), r in read_records(out).items() if name == c.id) for c in asked
+    )
+    assert [r.detail for r in (plain, again, pruned)] == [""] * 3
+    whole = plain.visual_tokens or 0
+    assert again.layer_tokens is not None
+    shown = again.layer_tokens[0] - whole
+    assert 0 < shown < (again.visual_tokens or 0) - whole
+    assert pruned.layer_tokens is not None
+    assert pruned.layer_tokens[0] == pytest.approx((whole + shown) / 2, abs=1)
+
+
+def test_a_network_that_is_not_there_is_told(tiny_model: Tiny, task: Path, tmp_path: Path) -> None:
+    found = looked(tiny_model("llava"), task, tmp_path / "run", "sd-rpn,center")
+    record = found["i0", "sd-rpn"]
+    assert record.state is State.NOT_APPLICABLE
+    assert record.detail == "sd-rpn needs a region proposal network of this model"

@@ -13,7 +13,7 @@ from torch import Tensor
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.models.features import EncoderOutput, ImageFeatures
 from vlmbench.roi.base import REPLACE, TOKENS, Region, RoiMethod, Signals
-from vlmbench.roi.crop import PixelBox, cut, pixel_box, with_aspect
+from vlmbench.roi.crop import PixelBox, crop_mask, cut, pixel_box, to_crop, with_aspect
 from vlmbench.roi.reading import GENERAL, Subject, read, view
 from vlmbench.seeds import digest, seed_for
 
@@ -63,7 +63,10 @@ class Looker:
     ) -> list[Looked | NotApplicableError]:
         """One per request, in a batch of `rows` rows whatever their number; the reason where the method
         cannot serve a request."""
-        found: list[Looked | NotApplicableError | None] = [None] * len(ready)
+        if "rpn" in method.needs and self.rpn is None:
+            reason = NotApplicableError("sd-rpn needs a region proposal network of this model")
+            return [reason] * len(ready)
+        found: dict[int, Looked | NotApplicableError] = {}
         subjects: dict[int, Subject] = {}
         for i, prepared in enumerate(ready):
             try:
@@ -84,10 +87,9 @@ class Looker:
                     continue
                 map = method.map(reading.signals) if ready[i].boxes else None
                 found[i] = Looked(ready[i], subject.features, reading.signals, region, map, reading.answer)
-        looked = {i: each for i, each in enumerate(found) if isinstance(each, Looked) and each.region}
-        for i, each in zip(looked, self._zoomed(method, [*looked.values()], rows), strict=True):
-            found[i] = each
-        return [each if each is not None else NotApplicableError("no image") for each in found]
+        looked = {i: each for i, each in found.items() if isinstance(each, Looked) and each.region}
+        found |= zip(looked, self._zoomed(method, [*looked.values()], rows), strict=True)
+        return [found[i] for i in range(len(ready))]
 
     def _subject(self, method: RoiMethod, prepared: Prepared, features: ImageFeatures | None) -> Subject:
         if features is None:
@@ -169,21 +171,23 @@ class Looker:
         self, prepared: Prepared, features: ImageFeatures, looked: Looked, shot: Shot
     ) -> ImageFeatures:
         """Without the crop's tokens that are not of the region."""
-        placed = self.sight.placed(prepared, features)
-        assert looked.region is not None
-        assert looked.region.mask is not None
+        placed, region = self.sight.placed(prepared, features), looked.region
+        assert region is not None
         if placed is None or len(placed) < 2:
             return features
-        own = features.images[-1]
-        centre = (placed[-1].cells[:, :2] + placed[-1].cells[:, 2:]) / 2
-        scale = torch.tensor(
-            [(shot.box[2] - shot.box[0]) / shot.crop.width, (shot.box[3] - shot.box[1]) / shot.crop.height]
-        )
-        at = centre * scale + torch.tensor(shot.box[:2])
-        inside = within(at, looked.signals.cells, looked.region.mask.flatten())
+        # the crop may reach beyond the region, to fill the model's input without being stretched
+        back = to_crop(shot.box, looked.signals.size, shot.crop.size).inverse()
+        cells = back.points(placed[-1].cells.reshape(-1, 2).numpy()).reshape(-1, 4)
+        left, top, right, bottom = region.box
+        cells -= (left, top, left, top)
+        middle = (cells[:, :2] + cells[:, 2:]) / 2
+        size = right - left, bottom - top
+        inside = torch.from_numpy(((middle >= 0) & (middle < size)).all(1))
+        inside &= crop_mask(region, torch.from_numpy(cells), size)
         if not bool(inside.any()):
             return features
-        return replace(features, images=(*features.images[:-1], replace(own, absent=~inside)))
+        own = replace(features.images[-1], absent=~inside)
+        return replace(features, images=(*features.images[:-1], own))
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,11 +218,3 @@ def adjacent(row: RowInputs, n: int, image_token_id: int, tokenizer: object) -> 
         return row
     keep = torch.cat((torch.arange(start), torch.arange(stop, len(ids))))
     return replace(row, sequence={name: tensor[:, keep] for name, tensor in row.sequence.items()})
-
-
-def within(points: Tensor, cells: Tensor, chosen: Tensor) -> Tensor:
-    """[k] bool: whether each of the points [k, 2] lies in one of the `chosen` [N] of the cells [N, 4]; never
-    where a point has no place (NaN)."""
-    x, y = points[:, None, 0], points[:, None, 1]
-    hit = (x >= cells[:, 0]) & (x < cells[:, 2]) & (y >= cells[:, 1]) & (y < cells[:, 3])
-    return (hit & chosen.to(hit.device)).any(1)

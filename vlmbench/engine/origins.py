@@ -60,7 +60,7 @@ class Shown:
         """The method on what these requests are shown."""
         whole = self.features(ready)
         told = [sight.told(*pair) for pair in zip(ready, whole, strict=True)]
-        seeds = [prune_seeds(p.request, self.seed) for p in ready]
+        seeds = [prune_seeds(p.request, self.seed, len(p.pixels.images)) for p in ready]
         return sight.adapter.apply(pruner, [p.row for p in ready], whole, seeds, self.newline, told)
 
 

@@ -183,13 +183,18 @@ def shows_another_image(condition: Condition) -> bool:
     return pruner is not None and pruner.other_image
 
 
-def prune_seeds(request: Request, seed: int) -> tuple[int, ...]:
-    """A seed per image: of the method and the source, never of the perturbation; none without a method."""
+def prune_seeds(request: Request, seed: int, images: int | None = None) -> tuple[int, ...]:
+    """A seed per image: of the method and the source, never of the perturbation; none without a method.
+
+    images: how many are shown, where a RoI method adds one to the request's own; that one has its own seed.
+    """
     part = request.condition.prune
     if part is None:
         return ()
     draw = PRUNERS.get(part.name).draw_key(part)
-    return tuple(seed_for(seed, source.key, *draw) for source in request.sources)
+    keys = [source.key for source in request.sources]
+    keys += ["region"] * ((images or 0) - len(keys))
+    return tuple(seed_for(seed, key, *draw) for key in keys)
 
 
 def other_images(items: Sequence[Item], pool: Sequence[Item], seed: int) -> dict[str, Donors]:

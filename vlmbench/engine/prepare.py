@@ -12,6 +12,7 @@ from vlmbench.engine.pictures import Pictures, Pixels, is_identity, remember, re
 from vlmbench.engine.plan import Request, pruner_of, shows_another_image
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.items import Box, Item
+from vlmbench.models.words import unreadable
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.risk import question_tags
 from vlmbench.perturb.text import QUESTIONS
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
     from vlmbench.prune.base import Pruner
-
-
-UNKNOWN_WORDS = "the rewritten question has words that this tokenizer does not know"
-"""Why a question cannot be put to a model."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +185,7 @@ class Preparer(Pictures):
         return self._rows[key]
 
     def _check_rewritten(self, request: Request, pixels: Pixels, row: RowInputs) -> None:
-        """Raises NotApplicableError where the model cannot tell the rewritten question from the original
-        (case, white space..), or where it has no words for it: neither says anything about stability."""
+        """Raises NotApplicableError where it is `unreadable`."""
         key = digest(request.task, request.item.id, request.pixels_group)
         if key not in self._originals:
             prompt = self.adapter.render(request.item.text(), len(pixels.images))
@@ -197,12 +193,10 @@ class Preparer(Pictures):
                 prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen
             )
             remember(self._originals, key, plain.sequence["input_ids"].tolist(), 64)
-        before, after = self._originals[key][0], row.sequence["input_ids"][0].tolist()
-        if before == after:
-            raise NotApplicableError("unchanged: the model reads the same tokens")
-        unknown = self.adapter.tokenizer.unk_token_id
-        if unknown is not None and after.count(unknown) > before.count(unknown):
-            raise NotApplicableError(UNKNOWN_WORDS)
+        after = row.sequence["input_ids"][0].tolist()
+        reason = unreadable(self._originals[key][0], after, self.adapter.tokenizer.unk_token_id)
+        if reason:
+            raise NotApplicableError(reason)
 
     def _displacement(self, pixels: Pixels) -> tuple[float, float] | None:
         shift = getattr(pixels.transform, "displacement", None)

@@ -151,7 +151,7 @@ def refuse_unaskable(
 
 def unaskable(plans: Sequence[TaskPlan], records: Mapping[tuple[str, str, str], Record]) -> list[str]:
     """A note for every language in which no question at all could be put to the model."""
-    from vlmbench.engine.prepare import UNKNOWN_WORDS
+    from vlmbench.models.words import UNKNOWN_WORDS
 
     notes: dict[str, None] = {}
     for plan in plans:

@@ -14,7 +14,7 @@ from vlmbench.roi import ROIS
 if TYPE_CHECKING:
     from vlmbench.experiments.session import Result
 
-METHODS = "sd-rpn,raw-attn,rel-attn,center,oracle,duplicate"
+METHODS = "raw-attn,rel-attn,center,oracle,duplicate"
 """Compared where none are named."""
 
 
@@ -23,8 +23,6 @@ class RoiOptions:
     """Which methods. Raises UsageError for what cannot be meant."""
 
     methods: str = METHODS
-    rpn: str | None = None
-    """Folder of the network of `sd-rpn`; None: the one that ships with the model, if one does."""
 
     def __post_init__(self) -> None:
         variations(self)

@@ -31,6 +31,7 @@ from vlmbench.models import families
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.models.shape import llm_shape
+from vlmbench.models.words import unreadable
 from vlmbench.prune import PRUNERS
 from vlmbench.prune.base import FROZEN
 from vlmbench.prune.forms import Linear
@@ -254,11 +255,10 @@ class Session:
         return notes
 
     def tells_apart(self, before: str, after: str) -> bool:
-        """Whether the model reads another question, in words that it knows (as `Preparer` decides)."""
+        """Whether the model reads another question, in words that it knows."""
         tokenizer = self.adapter.tokenizer
         old, new = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after))
-        unknown = tokenizer.unk_token_id
-        return old != new and (unknown is None or new.count(unknown) <= old.count(unknown))
+        return not unreadable(old, new, tokenizer.unk_token_id)
 
     def _llm(self) -> LlmShape | None:
         try:

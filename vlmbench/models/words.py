@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+
+UNKNOWN_WORDS = "the rewritten question has words that this tokenizer does not know"
+"""Why a question cannot be put to a model."""
+
+
+def unreadable(before: Sequence[int], after: Sequence[int], unknown: int | None) -> str:
+    """Why a rewording says nothing about stability, empty where it does: the model cannot tell the tokens
+    `after` from those `before` (case, white space..), or has no words for it, its token `unknown`."""
+    if list(before) == list(after):
+        return "unchanged: the model reads the same tokens"
+    if unknown is not None and list(after).count(unknown) > list(before).count(unknown):
+        return UNKNOWN_WORDS
+    return ""
 
 
 def question_ids(tokenizer: Any, image_mark: str, prompt: str, question: str) -> tuple[int, ...]:

@@ -83,7 +83,7 @@ def cut(image: Image.Image, box: PixelBox, shown: Size | None = None) -> Image.I
     return crop.resize(shown, Image.Resampling.BICUBIC)
 
 
-def crop_mask(region: Region, cells: Tensor, size: Size) -> Tensor:
+def crop_mask(region: Region, cells: Tensor, size: tuple[float, float]) -> Tensor:
     """[n] bool: which tokens of the crop are the region.
 
     cells [n, 4]: what each token of the crop sees, in the crop's pixels, of which there are `size`; without
@@ -96,7 +96,7 @@ def crop_mask(region: Region, cells: Tensor, size: Size) -> Tensor:
         return seen
     rows, columns = extent(region.mask.any(1)), extent(region.mask.any(0))
     part = region.mask[rows[0] : rows[1], columns[0] : columns[1]].to(cells.device, torch.float64)
-    centre = (cells[:, :2] + cells[:, 2:]).double() / 2
+    centre = ((cells[:, :2] + cells[:, 2:]).double() / 2).nan_to_num()  # a token without a place sees nothing
     y0, y1, down = _between(centre[:, 1] / size[1], part.shape[0])
     x0, x1, across = _between(centre[:, 0] / size[0], part.shape[1])
     above = torch.lerp(part[y0, x0], part[y0, x1], across)
