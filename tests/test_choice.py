@@ -14,7 +14,7 @@ from runs import write_rows
 
 from vlmbench.engine.store import read_records
 from vlmbench.errors import ContractError, UsageError
-from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.options import RunOptions, TimingPlan
 from vlmbench.experiments.perturb import PerturbOptions
 from vlmbench.experiments.prune import PruneOptions
 from vlmbench.experiments.prune import run as prune
@@ -162,7 +162,7 @@ def test_a_tower_that_no_checkpoint_fits_refuses_its_row_and_no_other(
 def test_best_of_n_is_the_best_draw_of_each_item(tiny_model: Tiny, boxed: Path, tmp_path: Path) -> None:
     """Told from the draws of `random`, never answered itself; in `perturb` it has no meaning."""
     options = RunOptions(str(tiny_model("llava")), str(boxed), out=tmp_path / "run", batch_size=4)
-    plan = PruneOptions(methods="best-of-n(n=4)", ratios="0.75", timing_repeats=5)
+    plan = PruneOptions(methods="best-of-n(n=4)", ratios="0.75", timing=TimingPlan(5))
     table = prune(options, plan).table
     records = read_records(tmp_path / "run")
     assert not [condition for _, _, condition in records if condition.startswith("best")]
@@ -189,7 +189,7 @@ def test_what_the_user_got_wrong_is_no_row_of_the_table(
 ) -> None:
     options = RunOptions(str(tiny_model("llava")), str(boxed), out=tmp_path / "run", show_progress=False)
     with pytest.raises(UsageError, match=message):
-        prune(options, PruneOptions(methods=f"random,{spec}", ratios="0.5", timing_repeats=0))
+        prune(options, PruneOptions(methods=f"random,{spec}", ratios="0.5", timing=TimingPlan(0)))
 
 
 @pytest.mark.parametrize("name", ["visionzip", "pool"])

@@ -20,7 +20,7 @@ from vlmbench.conditions import Condition
 from vlmbench.engine.plan import in_order, make_plan, other_images
 from vlmbench.engine.store import RecordStore, read_records
 from vlmbench.errors import UsageError
-from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.options import RunOptions, TimingPlan
 from vlmbench.experiments.prune import FIXED, PruneOptions, part_of, variations
 from vlmbench.experiments.prune import run as prune
 from vlmbench.items import Item
@@ -36,7 +36,7 @@ METHODS = "zoo,divprune,visionzip,fastv(K=1),random"
 
 
 def pruned_run(model: Path, task: Path, out: Path, batch_size: int = 4, **options: Any) -> Any:
-    given = {"methods": METHODS, "ratios": "0.5,0.75", "timing_repeats": 0, **options}
+    given = {"methods": METHODS, "ratios": "0.5,0.75", "timing": TimingPlan(0), **options}
     plain = RunOptions(str(model), str(task), out=out, batch_size=batch_size, show_progress=False)
     return prune(plain, PruneOptions(**given))
 
@@ -308,12 +308,16 @@ def test_what_is_not_finite_becomes_error_records(
         ({"methods": ","}, "--method names nothing"),
         ({"newline": "gone"}, "--newline must be one of"),
         ({"positions": "middle"}, "positions='middle' is unknown"),
-        ({"timing_repeats": 2}, "at least 5"),
     ],
 )
 def test_what_cannot_be_meant_is_told_before_anything_is_loaded(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         PruneOptions(**options)
+
+
+def test_too_few_repeats_of_the_timing_pass_are_told() -> None:
+    with pytest.raises(UsageError, match="at least 5"):
+        TimingPlan(2)
 
 
 def test_more_tokens_than_there_are_is_a_usage_error(tiny_model: Tiny, task: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_only_boxes_that_some_token_sees_are_among_them(adapter: Adapter) -> Non
     images = [Image.new("RGB", (90, 60)), Image.new("RGB", (60, 60))]
     row = adapter.prepare(adapter.render("?", 2), images, 0)
     features = adapter.encode([row], frozenset()).features[0]
-    pixels = SimpleNamespace(images=images)
+    pixels = SimpleNamespace(images=images, showing=None)
 
     def evidence(*told: tuple[int, int, int, int]) -> tuple[Tensor, ...] | None:
         prepared: Any = SimpleNamespace(boxes=told, pixels=pixels)

@@ -23,7 +23,7 @@ from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer
 from vlmbench.engine.store import read_records
 from vlmbench.errors import UsageError
-from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.options import RunOptions, TimingPlan
 from vlmbench.experiments.prune import PruneOptions, run, variations
 from vlmbench.items import Item
 from vlmbench.metrics.tabulate import Variation
@@ -43,7 +43,7 @@ Tiny = Callable[[str], Path]
 FAMILIES = ("llava", "llava_next", "qwen2_vl")
 """One picture of one grid, tiles with newline tokens, a grid of the image's own shape."""
 
-OPTIONS = PruneOptions(methods="divprune,visionzip,fastv(K=1)", ratios="0.4,0.8", timing_repeats=0)
+OPTIONS = PruneOptions(methods="divprune,visionzip,fastv(K=1)", ratios="0.4,0.8", timing=TimingPlan(0))
 
 
 @dataclass(frozen=True)

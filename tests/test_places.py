@@ -259,7 +259,7 @@ def test_one_image_alone(load: Load) -> None:
 def stub(make: Callable[[Image.Image], Any], patch: Any = 14) -> Any:
     """An adapter whose processor is `make`: picture -> [H, W, 3]."""
 
-    def prepare(_: str, images: Sequence[Image.Image], __: int) -> RowInputs:
+    def prepare(_: str, images: Sequence[Image.Image], __: int, showing: None = None) -> RowInputs:
         pictures = [torch.from_numpy(np.asarray(make(image), np.float32)) for image in images]
         return RowInputs({}, {"pixel_values": torch.stack(pictures).permute(0, 3, 1, 2) * 0.017 - 2}, 0, ())
 

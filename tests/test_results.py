@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import run
 
-from vlmbench.experiments.options import RunOptions
+from vlmbench.experiments.options import RunOptions, TimingPlan
 from vlmbench.experiments.prune import PruneOptions
 from vlmbench.experiments.prune import run as prune
 from vlmbench.packing import unpack_indices
@@ -34,7 +34,7 @@ def perturbed(out: Path) -> Table:
 
 def pruned(out: Path) -> Table:
     options = RunOptions(limit=21, batch_size=16, out=out, show_progress=False)
-    methods = PruneOptions(methods="zoo,divprune,visionzip", ratios="0.9", timing_repeats=0)
+    methods = PruneOptions(methods="zoo,divprune,visionzip", ratios="0.9", timing=TimingPlan(0))
     return prune(options, methods).table
 
 

@@ -17,6 +17,7 @@ from runs import picture, write_rows
 
 from vlmbench.conditions import Condition
 from vlmbench.engine.store import read_records
+from vlmbench.errors import UsageError
 from vlmbench.experiments.options import RunOptions
 from vlmbench.experiments.roi import RoiOptions, run
 from vlmbench.experiments.session import Session
@@ -33,7 +34,7 @@ from vlmbench.registry import Entry
 from vlmbench.roi import ROIS
 from vlmbench.roi.base import TOKENS, Region, RoiMethod, Signals
 from vlmbench.roi.crop import pixel_box
-from vlmbench.schema import Record, State
+from vlmbench.schema import Record
 
 Tiny = Callable[[str], Path]
 FAMILIES = ("llava", "qwen2_5_vl", "llava_next", "internvl")
@@ -201,7 +202,5 @@ def test_a_region_told_token_by_token_gives_only_its_tokens(
 
 
 def test_a_network_that_is_not_there_is_told(tiny_model: Tiny, task: Path, tmp_path: Path) -> None:
-    found = looked(tiny_model("llava"), task, tmp_path / "run", "sd-rpn,center")
-    record = found["i0", "sd-rpn"]
-    assert record.state is State.NOT_APPLICABLE
-    assert record.detail == "sd-rpn needs a region proposal network of this model"
+    with pytest.raises(UsageError, match="sd-rpn needs a region proposal network of "):
+        looked(tiny_model("llava"), task, tmp_path / "run", "sd-rpn,center")

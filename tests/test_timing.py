@@ -17,8 +17,10 @@ from runs import write_task
 from vlmbench.conditions import CLEAN, Condition
 from vlmbench.engine import timing as timing_module
 from vlmbench.engine import timing_graph, timing_stages
+from vlmbench.engine.looking import Looker
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer, Settled
+from vlmbench.engine.sight import Sight
 from vlmbench.engine.timing import (
     Timing,
     TimingSettings,
@@ -28,6 +30,7 @@ from vlmbench.engine.timing import (
     summarise,
 )
 from vlmbench.engine.timing_bound import Probe, bound_of, measure_probe
+from vlmbench.engine.timing_look import Look
 from vlmbench.engine.timing_pass import time_conditions, with_speeds
 from vlmbench.engine.timing_stages import Ready, Stages, before_llm, run_once
 from vlmbench.errors import NotApplicableError, UsageError
@@ -35,6 +38,10 @@ from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
 from vlmbench.prune import PRUNERS
+from vlmbench.roi import ROIS
+from vlmbench.roi.base import Region, Signals
+from vlmbench.roi.rpn import Rpn, rpn_shape
+from vlmbench.roi.sd_rpn import SdRpn
 from vlmbench.schema import Cell, Speed, State, Table
 from vlmbench.seeds import digest
 from vlmbench.tasks.load import Task, load_task
@@ -241,13 +248,15 @@ class FakeClock:
         for module in (timing_module, timing_stages):
             monkeypatch.setattr(module, "run_once", self.run_once)
 
-    def run_once(self, adapter: Any, ready: Any, new_tokens: int, graph: Any = None) -> Stages:
+    def run_once(
+        self, adapter: Any, ready: Any, new_tokens: int, graph: Any = None, seconds: Any = None
+    ) -> Stages:
         name = "clean" if ready.pruner is None else type(ready.pruner).__name__.lower()
         if name == "random" and self.failing in {row.item for row in ready.rows}:
             raise NotApplicableError("cannot serve this item")
         self.runs.append((name, list(ready.rows)))
-        seconds = 10.0 * (1 + sum(int(row.item) for row in ready.rows))
-        took = seconds if name == "clean" else seconds / 2
+        own = 10.0 * (1 + sum(int(row.item) for row in ready.rows))
+        took = own if name == "clean" else own / 2
         return stages(took, lengths=(8,) * adapter.layers)
 
     def repeats(self, warmups: int) -> list[dict[str, list[str]]]:
@@ -417,6 +426,74 @@ def test_what_does_not_apply_is_left_out_with_its_reason(adapter: Adapter, task:
     assert f"{task.name}: speed: downsample(ratio=0.5) was not timed: the model " in told
     assert "fastv(ratio=0.9) was not timed: fastv(K=2) cannot keep" in told
     assert "a batch of 8 repeats the task's 6 items with images" in told
+
+
+def looking(name: str, **parameters: Any) -> Condition:
+    return Condition(roi=ROIS.get(name).part(**parameters))
+
+
+def test_looking_again_goes_the_full_way(adapter: Adapter, task: Task) -> None:
+    """Where a region is found and where none is, also with a pruner on what is shown."""
+    rpn = Rpn(adapter.model, rpn_shape(adapter.model))
+    limits = {task.name: NEW_TOKENS}
+    looker = Looker(Sight(adapter), limits, 0, rpn)
+    crossed = Condition(roi=looking("center").roi, prune=pruned("random", ratio="0.5").prune)
+    never = looking("oracle")  # no item has a box
+    conditions = [CLEAN, looking("sd-rpn"), looking("center"), never, crossed]
+    settings = TimingSettings(batch=2, new_tokens=NEW_TOKENS, repeats=5)
+    preparer = Preparer(adapter, 0, limits)
+    timing = time_conditions(preparer, task.name, task.items(), conditions, settings, looker)
+    assert timing.notes == ()
+    speeds = {c.id: timing.speeds[c.id][0] for c in conditions}
+    clean = speeds["clean"]
+    assert (clean.look_ms, clean.zoomed) == (None, None)
+    for condition, tokens, zoomed in ((looking("center"), 72, 1), (never, 36, 0), (crossed, 36, 1)):
+        speed = speeds[condition.id]
+        assert (speed.visual_tokens, speed.zoomed) == (tokens, zoomed)
+        assert speed.look_ms is not None
+        assert speed.ttft_ms.value is not None
+        assert speed.encode_ms is not None
+        assert speed.prefill_ms is not None
+        assert 0 < speed.look_ms < speed.ttft_ms.value
+    assert speeds["sd-rpn"].zoomed is not None
+    timing = time_conditions(preparer, task.name, task.items(), conditions[:2], settings)
+    assert list(timing.speeds) == ["clean"]
+    assert timing.notes == ("own: speed: sd-rpn was not timed: nothing was given to look with",)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_look_is_timed_as_the_engine_does_it(adapter: Adapter, task: Task, reuse: bool) -> None:
+    """Columns that each layer works on, and the passes of the vision tower."""
+    rpn, limits = Rpn(adapter.model, rpn_shape(adapter.model)), {task.name: NEW_TOKENS}
+    looker = Looker(Sight(adapter), limits, 0, rpn, reuse=reuse)
+    (prepared,) = [
+        Preparer(adapter, 0, limits).prepare(Request(task.name, task.items()[0], looking("sd-rpn")))
+    ]
+    assert isinstance(prepared, Prepared)
+    look = Look(looker, Everywhere(), [prepared])
+    encoded: list[int] = []
+    tower = adapter.model.base_model.vision_tower
+    handle = tower.register_forward_pre_hook(lambda m, a: encoded.append(1))
+    ran = run_once(adapter, Ready([prepared.row], look=look), NEW_TOKENS)
+    handle.remove()
+    assert len(encoded) == 2
+    assert (ran.new_tokens, ran.zoomed, ran.visual_tokens) == (NEW_TOKENS, 1, 72)
+    start = rpn.shape.start
+    assert (ran.lengths[0] < ran.lengths[start]) == reuse
+    assert len(set(ran.lengths)) == 1 + reuse
+    assert ran.total is not None
+    assert ran.look is not None
+    assert ran.look < ran.ttft <= ran.total
+    with pytest.raises(NotApplicableError, match="exceed the context of"):
+        run_once(adapter, Ready([prepared.row], look=look), 10**6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everywhere(SdRpn):
+    """By the network, of the whole picture."""
+
+    def region(self, signals: Signals) -> Region | None:
+        return Region((0.0, 0.0, *map(float, signals.size)))
 
 
 def test_new_tokens_beyond_the_context_are_refused(adapter: Adapter, task: Task) -> None:

@@ -72,6 +72,6 @@ def __getattr__(name: str) -> Any:
         from vlmbench.models.library import pruning
 
         return pruning
-    if name in {"perturb", "prune", "tasks"}:
+    if name in {"perturb", "prune", "roi", "tasks"}:
         return importlib.import_module(f"vlmbench.{name}")
     raise AttributeError(f"module 'vlmbench' has no attribute {name!r}")

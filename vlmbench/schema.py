@@ -201,7 +201,7 @@ Probabilities = Annotated[
 
 
 class Tokens(Schema):
-    """Visual tokens of a pruned cell, means over its records."""
+    """Visual tokens of a cell with a pruner or a RoI method, means over its records."""
 
     before: Figure = Field(description="of the request, before pruning")
     entered: Figure = Field(description="that enter the language model")
@@ -211,7 +211,8 @@ class Tokens(Schema):
 
 
 class Speed(Schema):
-    """One condition in the timing pass: one batch, no reuse, interleaved with clean; medians over repeats.
+    """One condition in the timing pass: one batch, nothing reused between requests, interleaved with clean;
+    medians over repeats.
 
     Intervals are 95 %, distribution-free, of the median. Milliseconds are of the whole batch.
     """
@@ -227,7 +228,11 @@ class Speed(Schema):
         description="the method itself: estimator, selection, gathering; null where it runs inside a stage"
     )
     prefill_ms: Figure
-    ttft_ms: Estimate = Field(description="vision tower + method + prefill")
+    look_ms: Figure = Field(
+        None, description="where to look again and the crop's encoding; null without a RoI method"
+    )
+    zoomed: Figure = Field(None, description="share of the requests that were shown a region")
+    ttft_ms: Estimate = Field(description="vision tower + method + look + prefill")
     total_ms: Estimate = Field(description="to the last of the new tokens; no value in mode graph")
     prefill_speedup: Estimate = Field(description="clean's median of ratios within a repeat")
     ttft_speedup: Estimate
@@ -265,7 +270,10 @@ class Cell(Schema):
         None, description="1 - probability of the first answer token; reference conditions only"
     )
     tie: list[int] = Field([], description="places of the items whose record is a tie")
-    tokens: Tokens | None = Field(None, description="of pruned cells")
+    iou: Probabilities | None = Field(
+        None, description="of the region, per item with a box; RoI methods on the unperturbed picture only"
+    )
+    tokens: Tokens | None = Field(None, description="of pruned cells and of RoI methods")
     cost: dict[str, Figure] = Field(
         {}, description="per request: prefill_macs of the language model, kv_bytes after the prefill"
     )
@@ -295,7 +303,9 @@ class Summary(Schema):
     """A figure over several cells: a family, a strength, a category, or everything."""
 
     task: str
-    group: dict[str, str] = Field(description="what it is over: axis, family, strength, category, stratum")
+    group: dict[str, str] = Field(
+        description="what it is over: axis, family, strength, category, stratum, roi, size"
+    )
     metrics: dict[str, Estimate]
     counts: dict[str, int] = {}
     test: str = Field(

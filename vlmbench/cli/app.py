@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vlmbench._version import __version__
-from vlmbench.cli import check, comparing, listing, perturb, predict, prune, rewrite, showing
+from vlmbench.cli import check, comparing, distill, listing, perturb, predict, prune, rewrite, roi, showing
 from vlmbench.cli.configured import refusal
 from vlmbench.errors import ExitCode, VlmbenchError, did_you_mean
 
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 app.command("perturb")(perturb.perturb)
 app.command("prune")(prune.prune)
+app.command("roi")(roi.roi)
+app.command("distill")(distill.distill)
 app.command("rewrite")(rewrite.rewrite)
 app.command("check")(check.check)
 app.command("compare")(comparing.compare_tables)

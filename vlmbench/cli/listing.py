@@ -21,6 +21,7 @@ class Kind(StrEnum):
     TASKS = "tasks"
     PERTURBATIONS = "perturbations"
     PRUNERS = "pruners"
+    ROIS = "rois"
     SCORERS = "scorers"
 
 
@@ -40,7 +41,7 @@ def list_things(
         ),
     ] = None,
 ) -> int:
-    """List models, tasks, perturbations, pruners or scorers.
+    """List models, tasks, perturbations, pruners, RoI methods or scorers.
 
     Examples:
       vlmbench list pruners
@@ -59,6 +60,7 @@ def list_things(
         Kind.TASKS: _tasks,
         Kind.PERTURBATIONS: _perturbations,
         Kind.PRUNERS: _pruners,
+        Kind.ROIS: _rois,
         Kind.SCORERS: _scorers,
     }[Kind(kind)]()
     return 0
@@ -123,6 +125,13 @@ def _pruners_of(model: str) -> None:
         for served in report.served
     ]
     _print(("name", "served", "what, or why not"), rows)
+
+
+def _rois() -> None:
+    from vlmbench.roi import ROIS
+
+    rows = [(e.name, _parameters(e), e.summary, e.source) for e in ROIS]
+    _print(("name", "parameters", "what", "after"), rows)
 
 
 def _scorers() -> None:

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vlmbench.experiments.options import RunOptions
+    from vlmbench.experiments.options import RunOptions, TimingPlan
     from vlmbench.models.endpoint_address import Server
 
 MODEL = "What to run"
@@ -106,6 +106,53 @@ Newline = Annotated[
 ]
 
 
+Rpn = Annotated[
+    Path | None,
+    typer.Option(
+        "--rpn",
+        help="Folder of a region proposal network, made by `distill`, for sd-rpn. [default: the model's own]",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+Roi = Annotated[
+    str | None,
+    typer.Option(
+        "--roi",
+        help="Let the model look again at the region that this method finds; see `list rois`.",
+        rich_help_panel=MODEL,
+    ),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        "--timing-repeats",
+        min=0,
+        help="Repeats of the separate timing pass, at least 5; 0 leaves it out.",
+        rich_help_panel=HOW,
+    ),
+]
+TimingBatches = Annotated[
+    str,
+    typer.Option("--timing-batch", help="Batch sizes of the timing pass.", rich_help_panel=HOW),
+]
+NewTokens = Annotated[
+    str,
+    typer.Option(
+        "--timing-tokens", help="Output lengths of the timing pass, in tokens.", rich_help_panel=HOW
+    ),
+]
+Bootstrap = Annotated[
+    int,
+    typer.Option(
+        "--bootstrap",
+        min=0,
+        metavar="B",
+        help="Take errors and intervals from B resamples of whole images, `--bootstrap 5000`, in place of "
+        "the clustered formula. Nothing is asked again.",
+        rich_help_panel=OUT,
+    ),
+]
 BaseUrl = Annotated[
     str | None,
     typer.Option(
@@ -186,6 +233,17 @@ def positives(text: str, option: str) -> tuple[int, ...]:
     return tuple(positive(part.strip(), option) for part in text.split(","))
 
 
+def read_timing(given: Mapping[str, Any]) -> TimingPlan:
+    """The separate timing pass. Raises UsageError."""
+    from vlmbench.experiments.options import TimingPlan
+
+    return TimingPlan(
+        repeats=given["timing_repeats"],
+        batches=positives(given["timing_batch"], "--timing-batch"),
+        tokens=positives(given["timing_tokens"], "--timing-tokens"),
+    )
+
+
 def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunOptions]:
     """How every command that runs a model begins: (its parameters merged with the file's, the common ones).
 
@@ -195,7 +253,7 @@ def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunO
     from vlmbench.experiments.options import RunOptions
     from vlmbench.registry import include_file
 
-    given = {"batch_size": "auto", "out": None, **merged(ctx, config)}
+    given = {"batch_size": "auto", "out": None, "rpn": None, **merged(ctx, config)}
     for path in given["include"] or ():
         include_file(path)
     return given, RunOptions(
@@ -211,6 +269,7 @@ def begin(ctx: typer.Context, config: Path | None) -> tuple[dict[str, Any], RunO
         include=tuple(given["include"] or ()),
         out=given["out"],
         show_progress=not given["json"],
+        rpn=given["rpn"],
         server=read_server(given),
         arguments=tuple(sys.argv[1:]),
     )

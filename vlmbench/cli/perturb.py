@@ -64,6 +64,15 @@ Prune = Annotated[
     ),
 ]
 
+Rois = Annotated[
+    str | None,
+    typer.Option(
+        "--roi",
+        help="Perturb the model with a second look by these methods, `none,sd-rpn`; see `list rois`. Also "
+        "tells how stable the region itself is.",
+        rich_help_panel=o.MODEL,
+    ),
+]
 Churn = Annotated[
     bool,
     typer.Option(
@@ -146,17 +155,6 @@ Pictures = Annotated[
         rich_help_panel=o.OUT,
     ),
 ]
-Bootstrap = Annotated[
-    int,
-    typer.Option(
-        "--bootstrap",
-        min=0,
-        metavar="B",
-        help="Take errors and intervals from B resamples of whole images, `--bootstrap 5000`, in place of "
-        "the clustered formula. Nothing is asked again.",
-        rich_help_panel=o.OUT,
-    ),
-]
 
 
 def perturb(
@@ -169,6 +167,8 @@ def perturb(
     repeats: Repeats = 3,
     space: Space = "source",
     prune: Prune = None,
+    roi: Rois = None,
+    rpn: o.Rpn = None,
     churn: Churn = False,
     cross: Cross = False,
     cross_size: CrossSize = 24,
@@ -196,7 +196,7 @@ def perturb(
     config: o.Config = None,
     out: o.Out = None,
     pictures: Pictures = 0,
-    bootstrap: Bootstrap = 0,
+    bootstrap: o.Bootstrap = 0,
     json: o.Json = False,
 ) -> int:
     """Does the model keep its answer under harmless changes of image or question?
@@ -207,6 +207,7 @@ def perturb(
       vlmbench perturb
       vlmbench perturb --perturb "shift(dx=2),pad,case"
       vlmbench perturb --prune none,zoo@0.9
+      vlmbench perturb --roi none,sd-rpn
       vlmbench perturb --suite all --cross
       vlmbench perturb --rewrite rules,templates,demo-rewrites.jsonl
       vlmbench perturb --model path/to/model --task my.yaml --limit 200
@@ -224,6 +225,7 @@ def perturb(
         repeats=given["repeats"],
         space=given["space"],
         prune=given["prune"],
+        roi=given["roi"],
         newline=given["newline"],
         churn=given["churn"],
         cross=given["cross"],

@@ -63,25 +63,6 @@ PublishedFigures = Annotated[
         rich_help_panel=o.OUT,
     ),
 ]
-Repeats = Annotated[
-    int,
-    typer.Option(
-        "--timing-repeats",
-        min=0,
-        help="Repeats of the separate timing pass, at least 5; 0 leaves it out.",
-        rich_help_panel=o.HOW,
-    ),
-]
-TimingBatches = Annotated[
-    str,
-    typer.Option("--timing-batch", help="Batch sizes of the timing pass.", rich_help_panel=o.HOW),
-]
-NewTokens = Annotated[
-    str,
-    typer.Option(
-        "--timing-tokens", help="Output lengths of the timing pass, in tokens.", rich_help_panel=o.HOW
-    ),
-]
 
 
 def prune(
@@ -93,12 +74,14 @@ def prune(
     keep: Keeps = None,
     positions: Positions = None,
     newline: o.Newline = "counted",
+    roi: o.Roi = None,
+    rpn: o.Rpn = None,
     limit: o.Limit = None,
     seed: o.Seed = 0,
     batch_size: o.BatchSize = "auto",
-    timing_repeats: Repeats = 7,
-    timing_batch: TimingBatches = "1",
-    timing_tokens: NewTokens = "8",
+    timing_repeats: o.Repeats = 7,
+    timing_batch: o.TimingBatches = "1",
+    timing_tokens: o.NewTokens = "8",
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
     device_map: o.DeviceMap = None,
@@ -132,9 +115,8 @@ def prune(
         positions=given["positions"],
         newline=given["newline"],
         pictures=given["pictures"],
-        timing_repeats=given["timing_repeats"],
-        timing_batches=o.positives(given["timing_batch"], "--timing-batch"),
-        timing_tokens=o.positives(given["timing_tokens"], "--timing-tokens"),
+        timing=o.read_timing(given),
+        roi=given["roi"],
     )
     check_names(run_options, plan)
     from vlmbench.cli.quiet import quiet_libraries

@@ -84,7 +84,9 @@ def _variants(cells: Sequence[Cell]) -> list[int]:
     for j, cell in enumerate(cells):
         own = where.get(cell.reference or "")
         # the same model: a pruner with frozen tokens has its plain self for a reference
-        if own is not None and cell.axis in GROUPS and cell.parts.get("prune") == own.parts.get("prune"):
+        if own is None or cell.axis not in GROUPS:
+            continue
+        if all(cell.parts.get(role) == own.parts.get(role) for role in ("roi", "prune")):
             found.setdefault(own.condition, []).append(j)
     return next(iter(found.values()), [])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlmbench.comparison.paired import paired_test
-from vlmbench.comparison.sides import Side, item_places
+from vlmbench.comparison.sides import BOX_IOU, Side, item_places
 from vlmbench.comparison.verdict import LISTED, METRICS, Change, Comparison, Outcome
 from vlmbench.errors import NotComparableError
 from vlmbench.metrics.estimate import Floats, paired_difference
@@ -79,7 +79,8 @@ class Pair:
         return ((key, one.cells[j]) for key, j in one.keys.items() if key in two.keys)
 
     def unmatched(self, side: int) -> list[str]:
-        """Cells that the other side lacks; `· flip_rate` where it has the cell with another reference."""
+        """Cells that the other side lacks; `· flip_rate` where it has the cell with another reference, and
+        `· box_iou` where it has the cell without boxes."""
         mine, other = self.sides[side], self.sides[1 - side]
         found = []
         for key, j in mine.keys.items():
@@ -87,16 +88,18 @@ class Pair:
             if key in other.keys or (reference is not None and (own, None) not in other.keys):
                 continue
             cell = mine.cells[j]
-            flips = f" · flip_rate against {cell.reference}" if reference is not None else ""
-            found.append(f"{self.task} · {cell.condition}{flips}")
+            metric = ""
+            if reference is not None:
+                metric = f" · {BOX_IOU}" if reference == BOX_IOU else f" · flip_rate against {cell.reference}"
+            found.append(f"{self.task} · {cell.condition}{metric}")
         return found
 
     def compare(self, margins: Mapping[str, float]) -> list[Comparison]:
         """A row per matched cell and metric, not yet judged."""
         rows = []
         for key, cell in self.matched():
-            is_flips = isinstance(key, tuple) and key[1] is not None
-            metric = "flip_rate" if is_flips else "accuracy"
+            against = key[1] if isinstance(key, tuple) else None
+            metric = "accuracy" if against is None else BOX_IOU if against == BOX_IOU else "flip_rate"
             columns = self.sides[0].keys[key], self.sides[1].keys[key]
             a, b = (side.figures(metric, j) for side, j in zip(self.sides, columns, strict=True))
             rows.append(self._row(cell, metric, a, b, columns, gated=metric in margins))

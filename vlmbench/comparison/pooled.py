@@ -78,7 +78,7 @@ def _of_task(task: str, tables: Sequence[tuple[str, Table]], draws: int, seed: i
         cell = sides[0].cells[column]
         if not sides[0].outcomes.is_variant[column] or not all(key in side.keys for side in sides):
             continue
-        if cell.axis in AXES and "prune" not in cell.parts:
+        if cell.axis in AXES and not cell.parts.keys() & {"prune", "roi"}:
             groups.setdefault((cell.axis, ""), []).append(key)
             groups.setdefault((cell.axis, cell.family), []).append(key)
     for (axis, family), keys in sorted(groups.items(), key=lambda each: (AXES.index(each[0][0]), each[0][1])):

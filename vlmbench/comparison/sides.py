@@ -15,6 +15,9 @@ from vlmbench.metrics.outcomes import STATES, Outcomes
 from vlmbench.packing import DIGITS
 from vlmbench.schema import Cell, State, Table, TaskBlock
 
+BOX_IOU = "box_iou"
+"""A metric, and what stands in the place of a reference in the key of its column."""
+
 _CODES = np.full(256, -1, dtype=np.int64)
 _CODES[np.frombuffer(DIGITS.encode(), dtype=np.uint8)] = np.arange(len(DIGITS))
 
@@ -26,7 +29,10 @@ class Side:
     cells: list[Cell]
     outcomes: Outcomes
     keys: dict[Hashable, int]
-    """(condition, None) for accuracy, (condition, its reference) for flips -> column."""
+    """(condition, None) for accuracy, (condition, its reference) for flips, (condition, BOX_IOU) for the
+    regions of a RoI method -> column."""
+    iou: Floats
+    """[n, m]: of the regions, NaN where the table tells of none."""
 
     @classmethod
     def read(
@@ -71,14 +77,20 @@ class Side:
         except ValueError as error:
             raise UsageError(f"{name}: {block.task}: {error}") from None
         keys: dict[Hashable, int] = {}
+        iou = np.full((n, m), np.nan)
         for j, cell in enumerate(cells):
             own = _freeze(cell.parts)
             if (own, None) in keys:
                 raise UsageError(f"{name}: {cell.task}: {cell.condition}: the table has this condition twice")
             keys[own, None] = j
-            if outcomes.is_variant[j]:
+            if cell.axis == "roi":
+                # a second look is to change wrong answers: such a flip is no loss of stability
+                if cell.iou is not None:
+                    keys[own, BOX_IOU] = j
+                    iou[:, j] = _shares(name, cell, n)
+            elif outcomes.is_variant[j]:
                 keys[own, _freeze(cells[reference[j]].parts)] = j
-        return cls(cells, outcomes, keys)
+        return cls(cells, outcomes, keys, iou[rows])
 
     @cached_property
     def plain_score(self) -> Floats:
@@ -91,6 +103,8 @@ class Side:
         if metric == "flip_rate":
             flips: Floats = found.flips[:, column]
             return flips
+        if metric == BOX_IOU:
+            return np.where(found.valid[:, column], self.iou[:, column], np.nan)
         return np.where(found.scored[:, column], found.score[:, column], np.nan)
 
     def text(self, item: int, column: int, words: Sequence[str]) -> str:
@@ -120,6 +134,16 @@ def _indices(packed: str | Sequence[int], n: int) -> Ints:
     if n and codes.min() < 0:
         raise ValueError("not a packed column")
     return codes
+
+
+def _shares(name: str, cell: Cell, n: int) -> Floats:
+    """The IoU of every item [n], NaN where there is none. Raises UsageError."""
+    shares = [np.nan if value is None else value for value in cell.iou or ()]
+    if len(shares) != n:
+        raise UsageError(
+            f"{name}: {cell.task}: {cell.condition}: damaged column: expected {n} entries, got {len(shares)}"
+        )
+    return np.array(shares)
 
 
 def _freeze(value: Any) -> Hashable:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmbench.schema import Estimate
 
-METRICS: Mapping[str, bool] = {"accuracy": True, "flip_rate": False}
+METRICS: Mapping[str, bool] = {"accuracy": True, "flip_rate": False, "box_iou": True}
 """What can be compared; whether more of it is better."""
 LISTED = 10
 """Changed items that are shown."""

@@ -39,13 +39,16 @@ _ODD_PAINT: tuple[Rgb, ...] = (
 _OVERSAMPLING = 2
 
 
-def paint(shapes: Sequence[Placed], stratum: str, size: int, random: np.random.RandomState) -> Image.Image:
-    """Draw one master of `size` pixels square: background, what the stratum adds, then the shapes."""
+def paint(
+    shapes: Sequence[Placed], stratum: str, size: int, random: np.random.RandomState, density: int = 1
+) -> Image.Image:
+    """Draw one master of `size` pixels square: background, what the stratum adds (`density` times as much),
+    then the shapes."""
     image = _background(size, random)
     if stratum == "clutter":
-        _scribble(image, size, random)
+        _scribble(image, size, random, density)
     if stratum == "distractors":
-        _scatter_odd_glyphs(image, size, shapes, random)
+        _scatter_odd_glyphs(image, size, shapes, random, density)
     light = random.randint(226, 271, 3)
     for shape, colour, digit, centre, radius, angle in shapes:
         rgb = _lit(_jitter(PAINT[colour], random), light)
@@ -84,10 +87,10 @@ def _grain(image: Image.Image, size: int, width: int, random: np.random.RandomSt
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def _scribble(image: Image.Image, size: int, random: np.random.RandomState) -> None:
+def _scribble(image: Image.Image, size: int, random: np.random.RandomState, density: int) -> None:
     """Textured clutter: many short muted strokes and a few coarse stripes, all behind the shapes."""
     draw = ImageDraw.Draw(image)
-    strokes = int(random.randint(110, 190))
+    strokes = int(random.randint(110, 190)) * density
     ends = random.randint(0, size, (strokes, 2))
     steps = random.randint(-48, 49, (strokes, 2))
     greys = random.randint(50, 226, strokes)
@@ -99,11 +102,11 @@ def _scribble(image: Image.Image, size: int, random: np.random.RandomState) -> N
 
 
 def _scatter_odd_glyphs(
-    image: Image.Image, size: int, shapes: Sequence[Placed], random: np.random.RandomState
+    image: Image.Image, size: int, shapes: Sequence[Placed], random: np.random.RandomState, density: int
 ) -> None:
     """Glyphs that look like objects but have neither a shape nor a colour that any question names."""
     taken = [(centre, radius * 4 // 3) for _, _, _, centre, radius, _ in shapes]
-    for _ in range(int(random.randint(6, 13))):
+    for _ in range(int(random.randint(6, 13)) * density):
         radius = int(random.randint(16, 40))
         kind = ODD_KINDS[int(random.randint(len(ODD_KINDS)))]
         angle = int(random.randint(360))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from vlmbench.demo.phrasings import CANONICAL, TEMPLATES, language, noun_phrase
-from vlmbench.demo.scenes import CELL, COLOURS, SHAPES, Box, Scene, SceneObject, clear_relation, stream
+from vlmbench.demo.scenes import COLOURS, SHAPES, Box, Scene, SceneObject, clear_relation, stream
 
 KINDS = ("colour", "shape", "existence", "count", "relation", "position", "digit")
 POSITIONS = (
@@ -67,15 +67,15 @@ class Candidate:
     boxes: tuple[Box, ...]
 
 
-def ask(scene: Scene, seed: int, per_kind: int = 1) -> list[SceneQuestion]:
-    """Questions of every kind about a scene, in the order of KINDS, at most `per_kind` different ones each.
+def ask(scene: Scene, seed: int, per_kind: int = 1, kinds: Sequence[str] = KINDS) -> list[SceneQuestion]:
+    """Questions about a scene, in the order of `kinds`, at most `per_kind` different ones of each.
 
     The same scene and seed give the same questions. Answers are balanced where the scene allows it; a
     "no" mostly recombines a colour and a shape that are there.
     """
     random = stream(scene.seed * 1000 + seed, "questions")
     questions = []
-    for kind in KINDS:
+    for kind in kinds:
         candidates = candidates_of(kind, scene)
         for _ in range(per_kind):
             chosen = candidates[draw(kind, candidates, random)]
@@ -149,7 +149,8 @@ def _digit(scene: Scene) -> list[Candidate]:
 
 
 def _position(scene: Scene) -> list[Candidate]:
-    return _single(scene, "a", lambda o: POSITIONS[int(o.centre[1]) // CELL * 3 + int(o.centre[0]) // CELL])
+    cell = scene.size // 3
+    return _single(scene, "a", lambda o: POSITIONS[int(o.centre[1]) // cell * 3 + int(o.centre[0]) // cell])
 
 
 def _existence(scene: Scene) -> list[Candidate]:

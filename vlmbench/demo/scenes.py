@@ -9,6 +9,7 @@ gives the same bytes on every machine.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,18 +116,20 @@ def make_scene(seed: int, stratum: str | None = None) -> Scene:
 
 
 def render(scene: Scene) -> Image.Image:
-    """Draw the RGB master of a scene, `scene.size` pixels square."""
+    """Draw the RGB picture of a scene, `scene.size` pixels square, a multiple of a master's side."""
     shapes = [
         (o.shape, o.colour, o.digit, (int(o.centre[0]), int(o.centre[1])), int(o.radius), int(o.angle))
         for o in scene.objects
     ]
-    return paint(shapes, scene.stratum, scene.size, stream(scene.seed, "pixels"))
+    # as much of what is behind the shapes, per area, on a larger canvas
+    density = (scene.size // SIZE) ** 2
+    return paint(shapes, scene.stratum, scene.size, stream(scene.seed, "pixels"), density)
 
 
 def _layout(random: np.random.RandomState) -> tuple[SceneObject, ...] | None:
     """One attempt; None when an object finds no free place."""
     count = int(random.randint(2, 7))
-    looks = _looks(random, count)
+    looks = draw_looks(random, count)
     cells = random.permutation(9)[:count]
     digits = random.randint(0, 10, count)
     digits_shown = random.randint(0, 4, count) > 0
@@ -138,22 +141,25 @@ def _layout(random: np.random.RandomState) -> tuple[SceneObject, ...] | None:
             radii = _SMALL
         radius = radii[int(random.randint(len(radii)))]
         angle = int(random.randint(-15, 16))
-        centre = _free_place(random, int(cell), radius, objects)
+        centre = free_place(random, int(cell), radius, objects)
         if centre is None:
             return None
-        corners = place(OUTLINES[shape], radius, angle)
-        xs, ys = [centre[0] + x for x, _ in corners], [centre[1] + y for _, y in corners]
-        box = (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
-        objects.append(
-            SceneObject(
-                shape, colour, int(digit) if shown else None, (float(centre[0]), float(centre[1])),
-                float(radius), float(angle), box,
-            )
-        )  # fmt: skip
+        objects.append(put(shape, colour, int(digit) if shown else None, centre, radius, angle))
     return tuple(objects)
 
 
-def _looks(random: np.random.RandomState, count: int) -> list[tuple[str, str]]:
+def put(
+    shape: str, colour: str, digit: int | None, centre: tuple[int, int], radius: int, angle: int
+) -> SceneObject:
+    """The object with the box around its outline."""
+    corners = place(OUTLINES[shape], radius, angle)
+    xs, ys = [centre[0] + x for x, _ in corners], [centre[1] + y for _, y in corners]
+    box = (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
+    at = (float(centre[0]), float(centre[1]))
+    return SceneObject(shape, colour, digit, at, float(radius), float(angle), box)
+
+
+def draw_looks(random: np.random.RandomState, count: int) -> list[tuple[str, str]]:
     """Distinct (colour, shape) pairs; often one shape or colour repeats, so that counts differ from one."""
     theme = int(random.randint(3))
     main_shape, main_colour = int(random.randint(len(SHAPES))), int(random.randint(len(COLOURS)))
@@ -171,25 +177,28 @@ def _looks(random: np.random.RandomState, count: int) -> list[tuple[str, str]]:
     return looks
 
 
-def _free_place(
-    random: np.random.RandomState, cell: int, radius: int, placed: list[SceneObject]
+def free_place(
+    random: np.random.RandomState, cell: int, radius: int, placed: Sequence[SceneObject], times: int = 1
 ) -> tuple[int, int] | None:
+    """A centre in `cell`, 0 to 8, for an outline of this radius, apart from what is `placed`, on a canvas of
+    `times` the side of a master; None where a dozen draws found none."""
+    side, margin, edge = times * CELL, times * _CELL_MARGIN, times * _EDGE
     reach = radius * REACH // UNIT + 1
     row, column = divmod(cell, 3)
     for _ in range(12):
         x, y = (
-            int(random.randint(max(k * CELL + _CELL_MARGIN, reach + _EDGE),
-                               min((k + 1) * CELL - _CELL_MARGIN, SIZE - reach - _EDGE)))
+            int(random.randint(max(k * side + margin, reach + edge),
+                               min((k + 1) * side - margin, 3 * side - reach - edge)))
             for k in (column, row)
         )  # fmt: skip
-        if all(_apart(x, y, reach, other) for other in placed):
+        if all(_apart(x, y, reach, other, times * _GAP) for other in placed):
             return x, y
     return None
 
 
-def _apart(x: int, y: int, reach: int, other: SceneObject) -> bool:
+def _apart(x: int, y: int, reach: int, other: SceneObject, gap: int) -> bool:
     dx, dy = x - int(other.centre[0]), y - int(other.centre[1])
-    needed = reach + int(other.radius) * REACH // UNIT + _GAP
+    needed = reach + int(other.radius) * REACH // UNIT + gap
     return dx * dx + dy * dy >= needed * needed
 
 

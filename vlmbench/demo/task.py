@@ -42,33 +42,40 @@ def rows(n_scenes: int = 3000, split: str = "test") -> DemoRows:
     Raises:
         ValueError: unknown split, or a number of scenes that it does not have.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    if not isinstance(n_scenes, int) or not 1 <= n_scenes <= len(SPLITS[split]):
-        raise ValueError(f"n_scenes must be in [1, {len(SPLITS[split])}]: got {n_scenes}")
     return DemoRows(n_scenes, split)
 
 
 class DemoRows:
-    """Rows of the demo. Every scene allows every kind of question, so row i is kind i % 7 of scene i // 7."""
+    """Rows of the demo. Every scene allows every kind of question, so row i is kind i % 7 of scene i // 7.
 
+    Another collection of scenes derives from it and names its own.
+    """
+
+    name = "demo"
+    splits: Mapping[str, range] = SPLITS
+    slots: tuple[str, ...] = tuple(f"{kind}-0" for kind in KINDS)
+    """Kind and number of each question on a scene."""
     columns = (
         "id", "question", "image", "answer", "category", "stratum", "cluster", "boxes", "phrasings",
     )  # fmt: skip
 
     def __init__(self, n_scenes: int, split: str) -> None:
-        self.source = f"demo {split} scenes"
+        if split not in self.splits:
+            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(self.splits)}")
+        if not isinstance(n_scenes, int) or not 1 <= n_scenes <= len(self.splits[split]):
+            raise ValueError(f"n_scenes must be in [1, {len(self.splits[split])}]: got {n_scenes}")
+        self.source = f"{self.name} {split} scenes"
         self._n_scenes, self._split = n_scenes, split
 
     def __len__(self) -> int:
-        return self._n_scenes * len(KINDS)
+        return self._n_scenes * len(self.slots)
 
     @cached_property
     def fingerprint(self) -> str:
         """Layout, questions and pixels of one scene per stratum: changes when the way of drawing changes."""
         probes = []
-        for seed in SPLITS[self._split][: len(STRATA)]:
-            scene, questions = _scene(seed)
+        for seed in self.splits[self._split][: len(STRATA)]:
+            scene, questions = self.scene(seed)
             pixels = hashlib.sha256(render(scene).tobytes()).hexdigest()
             probes.append([repr(scene), [repr(question) for question in questions], pixels])
         return digest(self._n_scenes, self._split, probes, length=32)
@@ -76,8 +83,13 @@ class DemoRows:
     @cached_property
     def phrasing_names(self) -> tuple[str, ...]:
         """Phrasings belong to kinds and every scene asks every kind: one scene has them all."""
-        _, questions = _scene(SPLITS[self._split][0])
+        _, questions = self.scene(self.splits[self._split][0])
         return tuple(dict.fromkeys(name for question in questions for name in question.phrasings))
+
+    @property
+    def prefix(self) -> str:
+        """Of the scenes' names."""
+        return self._split[0]
 
     def place(self, index: int) -> str:
         return f"{self.source}, row {index}"
@@ -91,24 +103,31 @@ class DemoRows:
             yield {column: row[column] for column in columns}
 
     def images(self, index: int, columns: Sequence[str]) -> tuple[ImageSource, ...]:
-        return (SceneImage(self._seed(index)),)
+        return (self.image(self._seed(index)),)
+
+    def scene(self, seed: int) -> tuple[Scene, list[SceneQuestion]]:
+        """With one question per slot, in their order."""
+        return _scene(seed)
+
+    def image(self, seed: int) -> ImageSource:
+        return SceneImage(seed)
 
     def _seed(self, index: int) -> int:
-        return SPLITS[self._split][index // len(KINDS)]
+        return self.splits[self._split][index // len(self.slots)]
 
     def _labels(self, index: int) -> dict[str, Any]:
-        number, kind = divmod(index, len(KINDS))
-        cluster = f"{self._split[0]}{number:06d}"
+        number, slot = divmod(index, len(self.slots))
+        cluster = f"{self.prefix}{number:06d}"
         return {
-            "id": f"{cluster}-{KINDS[kind]}-0",
-            "category": KINDS[kind],
+            "id": f"{cluster}-{self.slots[slot]}",
+            "category": self.slots[slot].rpartition("-")[0],
             "stratum": STRATA[self._seed(index) % len(STRATA)],
             "cluster": cluster,
         }
 
     def _row(self, index: int) -> dict[str, Any]:
-        _, questions = _scene(self._seed(index))
-        asked = questions[index % len(KINDS)]
+        _, questions = self.scene(self._seed(index))
+        asked = questions[index % len(self.slots)]
         return {
             **self._labels(index),
             "question": asked.question,

@@ -151,8 +151,11 @@ class Answerer:
             filled = [*going, *[going[-1]] * (rows - len(going))]
             longest = max(self.max_new_tokens[ready[i].request.task] for i in going)
             draws = [draw_of(ready[i].request, self.seed) for i in filled]
+            # a pruner takes from the beginning of the prompt too
+            taken_up = looked if pruner is None else {}
+            begun = [taken_up[i].begun if i in taken_up else None for i in filled]
             generations = self.adapter.answer(
-                [ready[i].row for i in filled], encoded, applied.take(filled), longest, draws
+                [ready[i].row for i in filled], encoded, applied.take(filled), longest, draws, begun
             )
             for i, generation in zip(going, generations, strict=False):
                 features = by_group.get(ready[i].group)
@@ -177,7 +180,7 @@ class Answerer:
         """What a RoI method found, by row, and the reasons where it cannot serve one; two empty ones where
         none is asked for."""
         method = roi_of(ready[0].request.condition)
-        if method is None or self.looker is None:
+        if method is None or method.enlarges or self.looker is None:
             return {}, {}
         assert encoded is not None  # a request without an image is settled before
         found = self.looker.look(method, ready, encoded, by_group, rows)

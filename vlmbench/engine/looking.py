@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.models.features import EncoderOutput, ImageFeatures
+from vlmbench.models.replay import SeenImages, both
 from vlmbench.roi.base import REPLACE, TOKENS, Region, RoiMethod, Signals
 from vlmbench.roi.crop import PixelBox, crop_mask, cut, pixel_box, to_crop, with_aspect
 from vlmbench.roi.reading import GENERAL, Subject, read, view
+from vlmbench.roi.settled import settled
 from vlmbench.seeds import digest, seed_for
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from vlmbench.engine.sight import Sight
     from vlmbench.models.decoding import Generation
     from vlmbench.models.inputs import RowInputs
+    from vlmbench.models.prefix import Begun
     from vlmbench.roi.rpn import Rpn
+    from vlmbench.roi.rpn_file import RpnConfig
 
 _GENERAL_NEEDS = frozenset({"general_attention", "pixel_gradient"})
 
@@ -42,6 +46,8 @@ class Looked:
     """[H, W], where boxes are known to hold it against."""
     plain: Generation | None = None
     """The answer without a second look, where the method had it written."""
+    begun: Begun | None = None
+    """What was read of the prompt that its answer takes up; see `models.prefix`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class Looker:
     max_new_tokens: Mapping[str, int]
     seed: int
     rpn: Rpn | None = None
+    config: RpnConfig | None = None
+    """Of that network's file: what it settles for methods that leave it open."""
+    needs: frozenset[str] = frozenset()
+    """What pruners of the run want captured of a region too."""
+    reuse: bool = True
+    """Whether what the look has read of a prompt is not read again for the answer, where model and way of
+    giving the region back allow it: the same answers up to ties."""
 
     def look(
         self,
@@ -63,6 +76,7 @@ class Looker:
     ) -> list[Looked | NotApplicableError]:
         """One per request, in a batch of `rows` rows whatever their number; the reason where the method
         cannot serve a request."""
+        method = settled(method, self.config)
         if "rpn" in method.needs and self.rpn is None:
             reason = NotApplicableError("sd-rpn needs a region proposal network of this model")
             return [reason] * len(ready)
@@ -78,7 +92,16 @@ class Looker:
             filled += [filled[-1]] * (rows - len(filled))
             most = max(self.max_new_tokens[ready[i].request.task] for i in subjects)
             layers = method.layers(self.sight.adapter.layers)
-            readings = read(self.sight.adapter, filled, encoded, method.needs, layers, max(2, most), self.rpn)
+            readings = read(
+                self.sight.adapter,
+                filled,
+                encoded,
+                method.needs,
+                layers,
+                max(2, most),
+                self.rpn,
+                self.reuse and method.given != REPLACE,
+            )
             for (i, subject), reading in zip(subjects.items(), readings, strict=False):
                 try:
                     region = method.region(reading.signals)
@@ -86,7 +109,8 @@ class Looker:
                     found[i] = reason
                     continue
                 map = method.map(reading.signals) if ready[i].boxes else None
-                found[i] = Looked(ready[i], subject.features, reading.signals, region, map, reading.answer)
+                told = reading.signals, region, map, reading.answer, reading.begun
+                found[i] = Looked(ready[i], subject.features, *told)
         looked = {i: each for i, each in found.items() if isinstance(each, Looked) and each.region}
         found |= zip(looked, self._zoomed(method, [*looked.values()], rows), strict=True)
         return [found[i] for i in range(len(ready))]
@@ -115,9 +139,9 @@ class Looker:
             return []
         adapter = self.sight.adapter
         shots = [self._shot(method, each) for each in looked]
-        made = [adapter.prepare(adapter.render("?", 1), [shot.crop], 0) for shot in shots]
+        made = [adapter.prepare(adapter.render("?", 1), [shot.crop], 0, shot.seen) for shot in shots]
         filled = [*made, *[made[-1]] * (rows - len(made))]
-        crops = adapter.encode(filled, frozenset()).features
+        crops = adapter.encode(filled, self.needs).features
         return [
             self._given(method, each, shot, features)
             for each, shot, features in zip(looked, shots, crops, strict=False)
@@ -150,14 +174,17 @@ class Looker:
         old = prepared.pixels.images
         images = (shot.crop, *old[1:]) if method.given == REPLACE else (*old, shot.crop)
         most = self.max_new_tokens[prepared.request.task]
+        seen = both(prepared.pixels.seen, shot.seen) if len(images) == len(old) + 1 else None
         try:
-            row = adapter.prepare(adapter.render(prepared.item.text(), len(images)), images, most)
+            row = adapter.prepare(adapter.render(prepared.item.text(), len(images)), images, most, seen)
         except ItemError as reason:  # the prompt with the region is too long for the model
             return NotApplicableError(f"the region cannot be given back: {reason}")
+        begun = looked.begun if method.given != REPLACE else None
         features = crop if method.given == REPLACE else joined(looked.features, crop)
         if features.count != row.visual_tokens or (method.given == REPLACE and len(old) > 1):
             # a family that shows an image among several otherwise than alone
-            features = adapter.encode([row], frozenset()).features[0]
+            begun = None
+            features = adapter.encode([row], self.needs).features[0]
         if method.given == TOKENS:
             row = adjacent(row, looked.features.count, adapter.image_token_id, adapter.tokenizer)
         pixels = replace(prepared.pixels, images=images)
@@ -165,7 +192,7 @@ class Looker:
         again = replace(prepared, row=row, pixels=pixels, shown=shown)
         if method.given == TOKENS and looked.region is not None and looked.region.mask is not None:
             features = self._masked(again, features, looked, shot)
-        return replace(looked, prepared=again, features=features)
+        return replace(looked, prepared=again, features=features, begun=begun)
 
     def _masked(
         self, prepared: Prepared, features: ImageFeatures, looked: Looked, shot: Shot
@@ -196,6 +223,8 @@ class Shot:
 
     box: PixelBox
     crop: Image.Image
+    seen: SeenImages = field(default_factory=SeenImages)
+    """What the processor makes of the crop."""
 
 
 def joined(first: ImageFeatures, second: ImageFeatures) -> ImageFeatures:

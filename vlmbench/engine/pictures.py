@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from PIL.Image import Resampling
 
 from vlmbench.conditions import CLEAN, Part
-from vlmbench.engine.plan import Request, pruner_of
+from vlmbench.engine.plan import Request, pruner_of, roi_of
 from vlmbench.errors import ItemError, NotApplicableError, VlmbenchError
 from vlmbench.models.replay import SeenImages
 from vlmbench.perturb.image import IMAGES
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     from vlmbench.items import ImageSource, Item
     from vlmbench.models.geometry import NativeResolution
+    from vlmbench.models.larger import Showing
     from vlmbench.perturb.transforms import Transform
     from vlmbench.registry import Registry
-
+    from vlmbench.roi.more_pixels import MorePixels
 
 _KNOWN = 65536
 """Images of which it is remembered whether they can be read."""
@@ -44,6 +45,12 @@ class Pixels:
     transform: Transform | None
     source_size: tuple[int, int] | None
     seen: SeenImages = field(default_factory=SeenImages)
+    showing: Showing | None = None
+    """How the processor is called, where the images are shown larger."""
+    tokens: int | None = None
+    """What their visual tokens then number."""
+    factor: float | None = None
+    """How many times as many as otherwise were asked for."""
 
     @property
     def unchanged(self) -> bool:
@@ -144,8 +151,17 @@ class Pictures:
     def _perturbed(self, request: Request) -> Pixels:
         key = request.pixels_group
         if key not in self._pixels:
-            remember(self._pixels, key, self._perturb(request), self._most)
+            remember(self._pixels, key, self._enlarged(request), self._most)
         return self._pixels[key]
+
+    def _enlarged(self, request: Request) -> Pixels:
+        method, pruner = roi_of(request.condition), pruner_of(request.condition)
+        if method is None or not method.enlarges:
+            return self._perturb(request)
+        if pruner is not None and pruner.stage == "image":
+            raise NotApplicableError("one method shows the picture larger, the other smaller")
+        pixels = self._perturb(request)
+        return self.larger(pixels, cast("MorePixels", method).tokens) if pixels.images else pixels
 
     def _perturb(self, request: Request) -> Pixels:
         sources = [self._source(source) for source in request.sources]
@@ -183,6 +199,10 @@ class Pictures:
                 )
             found.append(image.resize(size, Resampling.BICUBIC))
         return tuple(found)
+
+    def larger(self, pixels: Pixels, factor: float) -> Pixels:
+        """The same pictures with about `factor` times their visual tokens. Raises NotApplicableError."""
+        raise NotApplicableError("of this model it is not known how it sees a picture larger")
 
     def _resolved(self, perturb: Any, image: Image.Image) -> Any:
         """Shifts given in patches of the model become pixels of this image."""

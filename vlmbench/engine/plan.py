@@ -85,7 +85,9 @@ class Request:
         image, prune = self.condition.image, self.condition.prune
         pruner = pruner_of(self.condition)
         smaller = prune.label if prune is not None and pruner is not None and pruner.stage == "image" else ""
-        return digest([source.key for source in self.sources], image.label if image else "", smaller)
+        method, roi = roi_of(self.condition), self.condition.roi
+        larger = roi.label if roi is not None and method is not None and method.enlarges else ""
+        return digest([source.key for source in self.sources], image.label if image else "", smaller + larger)
 
 
 @dataclass(frozen=True)

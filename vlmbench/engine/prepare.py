@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from vlmbench.engine.pictures import Pictures, Pixels, is_identity, remember, rewrite
 from vlmbench.engine.plan import Request, pruner_of, shows_another_image
 from vlmbench.errors import ItemError, NotApplicableError
 from vlmbench.items import Box, Item
+from vlmbench.models.larger import together
 from vlmbench.models.words import unreadable
 from vlmbench.perturb.image import IMAGES
 from vlmbench.perturb.risk import question_tags
@@ -135,6 +138,10 @@ class Preparer(Pictures):
             item, pixels = self.shown(request)
             prompt = self.adapter.render(item.text(), len(pixels.images))
             row = self._row(request, prompt, pixels)
+            if pixels.tokens not in (None, row.visual_tokens):
+                # as of families that do not cut the images of a request that has several
+                got = row.visual_tokens
+                raise NotApplicableError(f"shown larger, its pictures make {got} tokens, not {pixels.tokens}")
             _check_budget(pruner_of(request.condition), row)
             part = request.condition.question
             if part and not is_identity(part, QUESTIONS):
@@ -172,7 +179,7 @@ class Preparer(Pictures):
         scaled = [_scaled(box, size, pixels.source_size) for box in boxes]
         if pixels.transform is not None:
             scaled = [moved for box in scaled if (moved := pixels.transform.box(box)) is not None]
-        shown = pixels.images[0].size  # smaller where a method shrank it
+        shown = pixels.images[0].size  # another size where a method shrank or enlarged it
         moved_to = pixels.source_size if pixels.transform is None else pixels.transform.out_size
         return tuple(_scaled(box, moved_to, shown) for box in scaled)
 
@@ -180,18 +187,34 @@ class Preparer(Pictures):
         most = self.max_new_tokens[request.task]
         key = digest(prompt, request.pixels_group, most)
         if key not in self._rows:
-            row = self.adapter.prepare(prompt, pixels.images, most, pixels.seen)
+            try:
+                row = self.adapter.prepare(prompt, pixels.images, most, pixels.seen, pixels.showing)
+            except ItemError as reason:
+                if pixels.showing is None:
+                    raise
+                # the prompt is too long for the model, which is none of the item's fault
+                raise NotApplicableError(f"it cannot be shown larger: {reason}") from reason
             remember(self._rows, key, row, self._most)
         return self._rows[key]
+
+    def larger(self, pixels: Pixels, factor: float) -> Pixels:
+        parts = [self.adapter.larger(image.size, factor) for image in pixels.images]
+        resample = getattr(self.adapter.processor.image_processor, "resample", None)
+        resample = Image.Resampling.BICUBIC if resample is None else resample
+        images = tuple(
+            image if image.size == part.size else image.resize(part.size, resample)
+            for image, part in zip(pixels.images, parts, strict=True)
+        )
+        tokens = sum(part.tokens for part in parts)
+        return replace(pixels, images=images, showing=together(parts), tokens=tokens, factor=factor)
 
     def _check_rewritten(self, request: Request, pixels: Pixels, row: RowInputs) -> None:
         """Raises NotApplicableError where it is `unreadable`."""
         key = digest(request.task, request.item.id, request.pixels_group)
         if key not in self._originals:
             prompt = self.adapter.render(request.item.text(), len(pixels.images))
-            plain = self.adapter.prepare(
-                prompt, pixels.images, self.max_new_tokens[request.task], pixels.seen
-            )
+            most = self.max_new_tokens[request.task]
+            plain = self.adapter.prepare(prompt, pixels.images, most, pixels.seen, pixels.showing)
             remember(self._originals, key, plain.sequence["input_ids"].tolist(), 64)
         after = row.sequence["input_ids"][0].tolist()
         reason = unreadable(self._originals[key][0], after, self.adapter.tokenizer.unk_token_id)
@@ -202,7 +225,10 @@ class Preparer(Pictures):
         shift = getattr(pixels.transform, "displacement", None)
         if shift is None or pixels.source_size is None:
             return None
-        resized = self.adapter.resized(pixels.source_size)
+        adapter, size = self.adapter, pixels.source_size
+        resized = (
+            adapter.resized(size) if pixels.factor is None else adapter.larger(size, pixels.factor).resized
+        )
         if resized is None:
             return None
         x, y = (float(d * new / old) for d, new, old in zip(shift, resized, pixels.source_size, strict=True))

@@ -19,6 +19,7 @@ from vlmbench.models.places_map import Points, assign_tokens, coverage, overlap,
 if TYPE_CHECKING:
     from vlmbench.engine.prepare import Prepared
     from vlmbench.models.adapter import Adapter
+    from vlmbench.models.larger import Showing
 
 Evidence = tuple[Tensor, ...] | None
 """Per image [n, b]: the share of each box asked about that each token covers; None without a box.
@@ -42,8 +43,10 @@ class Sight:
     """Remembers where a processor's tiles, and so the tokens, lie on pictures of a size."""
 
     adapter: Adapter
-    maps: OrderedDict[Sizes, ImagePlaces | None] = field(default_factory=OrderedDict, repr=False)
-    cells: OrderedDict[tuple[Sizes, bytes], list[Placed] | None] = field(
+    maps: OrderedDict[tuple[Sizes, Showing | None], ImagePlaces | None] = field(
+        default_factory=OrderedDict, repr=False
+    )
+    cells: OrderedDict[tuple[Sizes, Showing | None, bytes], list[Placed] | None] = field(
         default_factory=OrderedDict, repr=False
     )
 
@@ -52,19 +55,21 @@ class Sight:
         model's layout does not tell. `features` were encoded with needs, so that they know their grids."""
         sizes = tuple(image.size for image in prepared.pixels.images)
         grids = [image.grid for image in features.images]
-        key = sizes, b"".join(grid.cpu().numpy().tobytes() for grid in grids)
+        showing = prepared.pixels.showing
+        key = sizes, showing, b"".join(grid.cpu().numpy().tobytes() for grid in grids)
         if key not in self.cells:
-            places = self._map(sizes)
+            places = self._map(sizes, showing)
             _remember(self.cells, key, None if places is None else places.place(grids))
         return self.cells[key]
 
-    def _map(self, sizes: Sizes) -> ImagePlaces | None:
-        if sizes not in self.maps:
+    def _map(self, sizes: Sizes, showing: Showing | None) -> ImagePlaces | None:
+        key = sizes, showing
+        if key not in self.maps:
             try:
-                _remember(self.maps, sizes, image_places(self.adapter, sizes))
+                _remember(self.maps, key, image_places(self.adapter, sizes, showing))
             except ItemError:  # the processor took the picture, but refuses the probe
-                _remember(self.maps, sizes, None)
-        return self.maps[sizes]
+                _remember(self.maps, key, None)
+        return self.maps[key]
 
     def evidence(self, prepared: Prepared, features: ImageFeatures) -> Evidence:
         """What the tokens see of the item's boxes, which are of its first image; None where they see

@@ -12,6 +12,7 @@ import gc
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class TimingSettings:
     newline: str = "counted"
     graph: bool = True
     """Whether rows of mode `graph` are tried where the device is CUDA."""
+    seconds: Callable[[], float] = time.perf_counter
+    """The clock; on a CPU that others use too, `time.process_time` tells what the work itself takes."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("new_tokens", 1), ("repeats", LEAST_REPEATS), ("warmup", 0)):
@@ -142,7 +145,7 @@ def time_samples(
         graph = graphs[way.condition] if way.mode == GRAPH else None
         each = first[way.condition] if graph else timed[way.condition][order[repeat % len(order)]]
         try:
-            return run_once(adapter, each, settings.new_tokens, graph)
+            return run_once(adapter, each, settings.new_tokens, graph, settings.seconds)
         except FAILURES as error:
             notes.append(f"speed: {way.condition} was left out of a sample: {told(error)}")
             return None
@@ -219,6 +222,8 @@ def summarise(
         if stage in {"llm", "image"}
         else statistics.median(a.prune + a.assemble - b.assemble for a, b in zip(own, clean, strict=True)),
         prefill_ms=statistics.median(s.prefill for s in own),
+        look_ms=_median_of([s.look for s in own]),
+        zoomed=_mean_of([s.zoomed for s in own]),
         ttft_ms=ttft,
         total_ms=median_estimate([s.total for s in own]),
         prefill_speedup=_speedup([s.prefill for s in clean], [s.prefill for s in own]),
@@ -253,6 +258,16 @@ def interval_rank(n: int) -> int:
         rank += 1
 
 
+def _median_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
 def _speedup(clean: Sequence[float | None], own: Sequence[float | None]) -> Estimate:
     pairs = zip(clean, own, strict=True)
     return median_estimate([None if a is None or b is None else a / b for a, b in pairs])
@@ -274,11 +289,12 @@ def _no_garbage_collection() -> Iterator[None]:
 @torch.inference_mode()
 def _graphs(adapter: Adapter, ready: Mapping[str, Ready], notes: list[str]) -> dict[str, GraphPrefill]:
     """Prefills of one launch, for clean and the conditions that allow it; empty, with a note, where clean
-    does not. What is selected inside the language model cannot be one: its choice waits for the device."""
+    does not. What is selected inside the language model, or looked at twice, cannot be one: the choice waits
+    for the device."""
     found: dict[str, GraphPrefill] = {}
     maker: Any = None
     for condition, each in ready.items():
-        if each.stage == "llm":
+        if each.stage == "llm" or each.look is not None:
             continue
         try:
             inputs, _ = before_llm(adapter, each)

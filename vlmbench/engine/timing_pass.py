@@ -7,10 +7,11 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import Condition
-from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds, pruner_of
+from vlmbench.engine.plan import Request, in_order, other_images, prune_seeds, pruner_of, roi_of
 from vlmbench.engine.prepare import Prepared, Preparer, Settled, settle_early
 from vlmbench.engine.sight import Sight
 from vlmbench.engine.timing import Timing, TimingSettings, time_samples
+from vlmbench.engine.timing_look import Look
 from vlmbench.engine.timing_stages import Ready
 from vlmbench.errors import UsageError
 from vlmbench.items import Item
@@ -19,6 +20,7 @@ from vlmbench.schema import Table
 from vlmbench.seeds import digest
 
 if TYPE_CHECKING:
+    from vlmbench.engine.looking import Looker
     from vlmbench.prune.base import Pruner
 
 Samples = Sequence[Sequence[Prepared] | None]
@@ -31,18 +33,23 @@ def time_conditions(
     items: Sequence[Item],
     conditions: Sequence[Condition],
     settings: TimingSettings,
+    looker: Looker | None = None,
 ) -> Timing:
     """Speeds of `conditions`, clean first, on `batch * repeats` of the task's items with images, if it has
-    so many: each repeat times a batch of its own, and all conditions the same one.
+    so many: each repeat times a batch of its own, and all conditions the same one. Those with a RoI method
+    need a `looker`, and are left out with a note where there is none.
 
     A condition that does not apply to an item of a batch is left out of its repeats, and one that applies
     to no batch altogether, with a note. Raises UsageError where prompt and new tokens exceed the model's
     context.
     """
+    looking = [c for c in conditions if c.roi is not None and looker is None]
+    conditions = [c for c in conditions if c not in looking]
     prepared, notes = _prepare(preparer, task, items, conditions, settings)
+    notes += [f"speed: {c.id} was not timed: nothing was given to look with" for c in looking]
     _check_context(preparer, prepared, settings)
     sight = Sight(preparer.adapter)
-    ready = {condition: _ready(sight, samples, settings) for condition, samples in prepared.items()}
+    ready = {c: _ready(sight, samples, settings, looker) for c, samples in prepared.items()}
     timing = time_samples(preparer.adapter, ready, settings)
     return Timing(timing.speeds, (*(f"{task}: {note}" for note in (*notes, *timing.notes)),))
 
@@ -107,8 +114,11 @@ def _all_prepared(rows: Sequence[Prepared | Settled]) -> list[Prepared] | None:
     return prepared if len(prepared) == len(rows) else None
 
 
-def _ready(sight: Sight, samples: Samples, settings: TimingSettings) -> list[Ready | None]:
-    pruner = next(pruner_of(rows[0].request.condition) for rows in samples if rows)
+def _ready(
+    sight: Sight, samples: Samples, settings: TimingSettings, looker: Looker | None = None
+) -> list[Ready | None]:
+    condition = next(rows[0].request.condition for rows in samples if rows)
+    pruner, method = pruner_of(condition), roi_of(condition)
     return [
         None
         if rows is None
@@ -118,6 +128,7 @@ def _ready(sight: Sight, samples: Samples, settings: TimingSettings) -> list[Rea
             [prune_seeds(p.request, settings.seed) for p in rows],
             settings.newline,
             _told(sight, pruner, rows),
+            None if method is None or looker is None else Look(looker, method, rows, settings.seed),
         )
         for rows in samples
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,12 +16,14 @@ from vlmbench.errors import ItemError, NotApplicableError, UsageError
 from vlmbench.metrics.cost import head_macs, prefill_macs
 from vlmbench.models.before import Told
 from vlmbench.models.decoding import greedy_config
-from vlmbench.models.features import EncoderOutput
+from vlmbench.models.features import EncoderOutput, ImageFeatures
 from vlmbench.models.inside import InsideLog
-from vlmbench.models.pruning import Applied
+from vlmbench.models.prefix import Begun
+from vlmbench.models.pruning import Applied, entering
 from vlmbench.models.shape import llm_shape
 
 if TYPE_CHECKING:
+    from vlmbench.engine.timing_look import Look
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
     from vlmbench.prune.base import Pruner
@@ -45,6 +47,8 @@ class Ready:
     newline: str = "counted"
     told: Sequence[Told] = ()
     """Per row, for methods that read or know the question; see `Adapter.apply`."""
+    look: Look | None = None
+    """Where a RoI method looks again before the answer."""
 
     @property
     def stage(self) -> str | None:
@@ -61,7 +65,7 @@ class Stages:
     assemble: float
     """Padding, position ids and, behind a method, taking its columns out of the prompt."""
     prefill: float
-    """From there to the first token."""
+    """From there to the first token; behind a look, what it has read of the prompt is not read again."""
     total: float | None
     """From the start to the last token; None where only the prompt was read."""
     visual_tokens: float
@@ -70,10 +74,14 @@ class Stages:
     """Columns that each of its layers works on, padding included."""
     new_tokens: int
     peak_bytes: int | None
+    look: float | None = None
+    """The pass that says where to look again, the crop and its encoding; None without a RoI method."""
+    zoomed: float | None = None
+    """Share of the rows that were shown a region."""
 
     @property
     def ttft(self) -> float:
-        return self.encode + self.prune + self.assemble + self.prefill
+        return self.encode + (self.look or 0.0) + self.prune + self.assemble + self.prefill
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]
@@ -90,22 +98,31 @@ class _FirstToken(StoppingCriteria):  # type: ignore[misc]
 
 
 @torch.inference_mode()
-def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefill | None = None) -> Stages:
+def run_once(
+    adapter: Adapter,
+    ready: Ready,
+    new_tokens: int,
+    graph: GraphPrefill | None = None,
+    seconds: Callable[[], float] = time.perf_counter,
+) -> Stages:
     """The whole way of a batch without any reuse: every row's image is encoded with what THIS method needs.
 
     The answer has exactly `new_tokens` tokens; with `graph` in place of the prefill there is none.
-    Raises NotApplicableError where the method cannot serve a row.
+    `seconds` is the clock. Raises NotApplicableError where the method cannot serve a row.
     """
 
     def now() -> float:
         adapter.synchronize()
-        return time.perf_counter() * 1e3
+        return seconds() * 1e3
 
     held = _reset_peak(adapter.device)
     start = now()
     encoded = encode(adapter, ready)
     encoding = now()
-    applied = apply(adapter, ready, encoded)
+    asked = looked(adapter, ready, encoded, new_tokens)
+    ready = asked.ready
+    looking = now()
+    applied = apply(adapter, ready, encoded, asked.features)
     pruning = now()
     inputs = adapter.model_inputs(ready.rows, encoded, applied)
     assembling = now()
@@ -113,6 +130,7 @@ def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefil
     total: float | None = None
     made = 0
     if graph is None:
+        inputs = adapter.resumed(inputs, ready.rows, encoded, applied, asked.begun)
         first = _FirstToken(now)
         with adapter.program(inputs, applied) as log:
             made = _generate(adapter, inputs, new_tokens, first)
@@ -124,36 +142,73 @@ def run_once(adapter: Adapter, ready: Ready, new_tokens: int, graph: GraphPrefil
         prefill = now() - assembling
     return Stages(
         encode=encoding - start,
-        prune=pruning - encoding,
+        prune=pruning - looking,
         assemble=assembling - pruning,
         prefill=prefill,
         total=total,
         visual_tokens=sum(len(part.rows) for part in applied.visual if part) / len(applied.visual),
-        lengths=_lengths(adapter, inputs, log),
+        lengths=_lengths(adapter, inputs, log, asked.begun),
         new_tokens=made,
         peak_bytes=None if held is None else torch.cuda.max_memory_allocated(adapter.device) - held,
+        look=None if ready.look is None else looking - encoding,
+        zoomed=asked.zoomed,
     )
 
 
 @torch.inference_mode()
 def before_llm(adapter: Adapter, ready: Ready) -> tuple[dict[str, Any], Applied]:
-    """The batch as it enters the language model, and what goes on inside it."""
+    """The batch as it enters the language model, read from its first token on, and what goes on inside it."""
     encoded = encode(adapter, ready)
-    applied = apply(adapter, ready, encoded)
-    return adapter.model_inputs(ready.rows, encoded, applied), applied
+    asked = looked(adapter, ready, encoded)
+    applied = apply(adapter, asked.ready, encoded, asked.features)
+    return adapter.model_inputs(asked.ready.rows, encoded, applied), applied
 
 
 def encode(adapter: Adapter, ready: Ready) -> EncoderOutput:
     pruner = ready.pruner
     needs = None if pruner is None or pruner.stage == "image" else pruner.needs
+    if ready.look is not None:
+        needs = needs or frozenset()
     return adapter.encode(ready.rows, needs)
 
 
-def apply(adapter: Adapter, ready: Ready, encoded: EncoderOutput) -> Applied:
-    """What the language model is given. Raises NotApplicableError where a row cannot be served."""
-    return adapter.apply(
-        ready.pruner, ready.rows, encoded.features, ready.seeds, ready.newline, ready.told
-    ).served()
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A batch as it is to be answered."""
+
+    ready: Ready
+    features: Sequence[ImageFeatures]
+    begun: Sequence[Begun | None] = ()
+    zoomed: float | None = None
+
+
+def looked(adapter: Adapter, ready: Ready, encoded: EncoderOutput, new_tokens: int = 0) -> Asked:
+    """With the regions given back, where a RoI method looks; as it is where none does.
+
+    Raises NotApplicableError where it cannot serve a row, or the prompt with the region is too long.
+    """
+    if ready.look is None:
+        return Asked(ready, encoded.features)
+    found = ready.look(encoded)
+    rows = [each.prepared.row for each in found]
+    longest = max(row.length for row in rows) + new_tokens
+    if adapter.context is not None and longest > adapter.context:
+        raise NotApplicableError(f"{longest} prompt and new tokens exceed the context of {adapter.context}")
+    again = replace(ready, rows=rows, **ready.look.for_pruner(ready.pruner, found))
+    zoomed = sum(each.region is not None for each in found) / len(found)
+    begun = [each.begun if ready.pruner is None else None for each in found]
+    return Asked(again, [each.features for each in found], begun, zoomed)
+
+
+def apply(
+    adapter: Adapter, ready: Ready, encoded: EncoderOutput, features: Sequence[ImageFeatures] | None = None
+) -> Applied:
+    """What the language model is given; `features` behind a look. Raises NotApplicableError where a row
+    cannot be served."""
+    whole = encoded.features if features is None else features
+    if ready.pruner is None:
+        return Applied(tuple(map(entering, whole)))
+    return adapter.apply(ready.pruner, ready.rows, whole, ready.seeds, ready.newline, ready.told).served()
 
 
 @torch.inference_mode()
@@ -229,8 +284,13 @@ def _generate(adapter: Adapter, inputs: Mapping[str, Any], new_tokens: int, firs
     return int(sequences.shape[1] - inputs["input_ids"].shape[1])
 
 
-def _lengths(adapter: Adapter, inputs: Mapping[str, Tensor], log: InsideLog | None) -> tuple[int, ...]:
+def _lengths(
+    adapter: Adapter, inputs: Mapping[str, Tensor], log: InsideLog | None, begun: Sequence[Begun | None] = ()
+) -> tuple[int, ...]:
     width = int(inputs["input_ids"].shape[1])
+    if "past_key_values" in inputs and begun and begun[0] is not None:
+        read = len(begun[0].first.cache)
+        return (width,) * read + (int(inputs["attention_mask"].shape[1]),) * (adapter.layers - read)
     if log is None:
         return (width,) * adapter.layers
     return tuple(width - max(log.entered[0]) + max(entered) for entered in log.entered)

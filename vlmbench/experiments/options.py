@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vlmbench.errors import UsageError
 from vlmbench.models.aliases import resolve
 from vlmbench.models.endpoint_address import Server
 from vlmbench.tasks.load import find_spec
+
+FEWEST_DRAWS = 200
+"""With fewer resamples the ends of an interval are the fifth smallest and largest of them, or beyond."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,33 @@ class RunOptions:
     include: tuple[Path, ...] = ()
     out: Path | None = None
     show_progress: bool = True
+    rpn: Path | None = None
+    """Folder of the region proposal network of `sd-rpn`; None: the one that ships with the model, if any."""
     server: Server = field(default_factory=Server)
     """How a served model is asked; nothing else reads it."""
     arguments: tuple[str, ...] = field(default=(), compare=False)
     """The command line as typed, for the manifest."""
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How the separate timing pass is made. Raises UsageError for what cannot be meant."""
+
+    repeats: int = 7
+    """0 leaves it out."""
+    batches: tuple[int, ...] = (1,)
+    tokens: tuple[int, ...] = (8,)
+    """Output lengths."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.repeats < 5:
+            raise UsageError(f"--timing-repeats must be 0 or at least 5: got {self.repeats}")
+
+
+def check_bootstrap(draws: int) -> None:
+    """Raises UsageError for too few resamples."""
+    if draws and draws < FEWEST_DRAWS:
+        raise UsageError(f"--bootstrap must be 0 or at least {FEWEST_DRAWS}: got {draws}")
 
 
 def check_sources(options: RunOptions) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, parse_spec, sampled, show_value, split_list
 from vlmbench.engine.plan import pruner_of, sees_question
 from vlmbench.errors import UsageError, did_you_mean, unknown
 from vlmbench.experiments.crossing import Pair, crossed, reaches
-from vlmbench.experiments.options import RunOptions, check_sources, check_tasks
-from vlmbench.experiments.prune import part_of, pruned
+from vlmbench.experiments.options import RunOptions, check_bootstrap, check_sources, check_tasks
+from vlmbench.experiments.prune import part_of, pruned, region_beside
 from vlmbench.experiments.rewritten import FAMILY as REWRITE
 from vlmbench.experiments.rewritten import (
     attached,
@@ -27,6 +28,7 @@ from vlmbench.experiments.rewritten import (
     unaskable,
 )
 from vlmbench.experiments.riskiest import Riskiest, check_inspected, check_riskiest
+from vlmbench.experiments.roi import looked, looking_part
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.models.aliases import is_served
 from vlmbench.models.endpoint_address import refuse_server
@@ -45,8 +47,6 @@ SUITES = ("benign", "stress", "null", "all", "none")
 REWRITES = ("rules", "templates", "none")
 """What `--rewrite` takes beside files of rewrites."""
 SPACES = ("source", "model")
-FEWEST_DRAWS = 200
-"""With fewer resamples the ends of an interval are the fifth smallest and largest of them, or beyond."""
 LOOKED_AT = 512
 """Items of a task that tell which question perturbations are worth crossing."""
 
@@ -68,6 +68,8 @@ class PerturbOptions:
     space: str = "source"
     prune: str | None = None
     """Models to perturb: pruners such as `zoo@0.9`, and `none` for the full one; None: the full one alone."""
+    roi: str | None = None
+    """Models to perturb: RoI methods that each of those looks again by, and `none`; None: no second look."""
     newline: str = "counted"
     churn: bool = False
     """Each pruner under each perturbation also with the tokens of the unperturbed request."""
@@ -105,9 +107,16 @@ class PerturbOptions:
         _names(self.families, "--perturb")
         if self.newline not in NEWLINES:
             raise unknown("newline rule", self.newline, NEWLINES)
-        pruners = _pruners(self.prune)
-        if self.churn and not any(pruners):
+        models = _models(self)
+        if self.churn and not any(model.prune for model in models):
             raise UsageError("--churn compares choices of tokens: name a pruner, --prune zoo@0.9")
+        looking = next((model.roi for model in models if model.roi is not None), None)
+        if looking is not None:
+            for name in ("churn", "forecast", "drift"):
+                if getattr(self, name):
+                    raise UsageError(
+                        f"--{name} looks at the tokens of one picture: leave out --roi {looking.label}"
+                    )
         if self.cross and self.cross_size < 1:
             raise UsageError(f"--cross-size must be at least 1: got {self.cross_size}")
         if self.samples and not 1e-6 <= self.temperature <= 1e3:  # NaN is not
@@ -115,8 +124,7 @@ class PerturbOptions:
         check_riskiest(self.riskiest, self.forecast)
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
-        if self.bootstrap and self.bootstrap < FEWEST_DRAWS:
-            raise UsageError(f"--bootstrap must be 0 or at least {FEWEST_DRAWS}: got {self.bootstrap}")
+        check_bootstrap(self.bootstrap)
 
 
 def _names(text: str | None, option: str) -> list[str] | None:
@@ -136,8 +144,8 @@ def variations(
     rewrites: Rewrites | None = None,
     reaches: Callable[[Part], bool] = lambda question: True,
 ) -> list[Variation]:
-    """Clean first, then per pruner: itself against clean, and against itself the noise floor, drawn answers,
-    the image axis, the question axis and both together; no condition twice.
+    """Clean first, then per model (RoI method and pruner): itself against clean, and against itself the noise
+    floor, drawn answers, the image axis, the question axis and both together; no condition twice.
 
     `phrasings` are the task's own alternative wordings; `seed` chooses the pairs that are crossed;
     `rewrites` is the task's file of `--rewrite`, if there is one; `reaches` tells which question
@@ -148,32 +156,34 @@ def variations(
         images.append(IMAGES.get("shift").part(patches=1))  # the whole grid, and one step of the model's own
     pairs = _pairs(options, images, questions, seed, reaches) if options.cross else []
     found = [Variation(CLEAN)]
-    for pruner in _pruners(options.prune):
-        if pruner is not None:
-            found.append(pruned(pruner))
-        found += _of_model(pruner, images, questions, options.repeats)
-        found += _sampled(pruner, options)
-        found += _crossed(pruner, pairs)
-        if pruner is not None and options.churn:
-            found += _frozen(pruner, images, questions)
+    for model in _models(options):
+        if model.roi is not None:
+            found.append(looked(model.roi))
+        if model.prune is not None:
+            found.append(pruned(model.prune, roi=model.roi))
+        found += _of_model(model, images, questions, options.repeats)
+        found += _sampled(model, options)
+        found += _crossed(model, pairs)
+        if model.prune is not None and options.churn:
+            found += _frozen(model.prune, images, questions)
     return list({v.condition.id: v for v in found}.values())
 
 
 def _of_model(
-    prune: Part | None, images: Sequence[Part], questions: Sequence[Part], repeats: int
+    model: Condition, images: Sequence[Part], questions: Sequence[Part], repeats: int
 ) -> Iterator[Variation]:
-    """What is done to the full model, or to the model under one pruner."""
-    reference = Condition(prune=prune).id
+    """What is done to the full model, or to the model under one RoI method and one pruner."""
+    reference = model.id
     for i in range(1, repeats + 1):
-        yield Variation(Condition(prune=prune, repeat=i), "repeat", "repeat", str(i), reference)
+        yield Variation(replace(model, repeat=i), "repeat", "repeat", str(i), reference)
     null = {part.label for part in IMAGES.suite("null")}
     for part in images:
         axis = "null" if part.label in null else "image"
         strength = _strength(part, IMAGES.get(part.name))
-        yield Variation(Condition(image=part, prune=prune), axis, part.name, strength, reference)
+        yield Variation(replace(model, image=part), axis, part.name, strength, reference)
     for part in questions:
         strength = _strength(part, QUESTIONS.get(part.name))
-        yield Variation(Condition(question=part, prune=prune), "question", part.name, strength, reference)
+        yield Variation(replace(model, question=part), "question", part.name, strength, reference)
 
 
 def _pairs(
@@ -197,18 +207,18 @@ def _pairs(
     return crossed(visible, readable, options.cross_size, seed)
 
 
-def _sampled(prune: Part | None, options: PerturbOptions) -> Iterator[Variation]:
+def _sampled(model: Condition, options: PerturbOptions) -> Iterator[Variation]:
     """The unchanged input, answered by drawing in place of greedily."""
     for i in range(1, options.samples + 1):
-        condition = Condition(prune=prune, sample=sampled(i, options.temperature))
-        yield Variation(condition, "sample", "sample", str(i), Condition(prune=prune).id)
+        condition = replace(model, sample=sampled(i, options.temperature))
+        yield Variation(condition, "sample", "sample", str(i), model.id)
 
 
-def _crossed(prune: Part | None, pairs: Sequence[Pair]) -> Iterator[Variation]:
+def _crossed(model: Condition, pairs: Sequence[Pair]) -> Iterator[Variation]:
     """Image and question perturbed together, against the unchanged input."""
     for image, question in pairs:
-        condition = Condition(question=question, image=image, prune=prune)
-        yield Variation(condition, "cross", f"{image.name} x {question.name}", "", Condition(prune=prune).id)
+        condition = replace(model, question=question, image=image)
+        yield Variation(condition, "cross", f"{image.name} x {question.name}", "", model.id)
 
 
 def _frozen(prune: Part, images: Sequence[Part], questions: Sequence[Part]) -> Iterator[Variation]:
@@ -220,8 +230,19 @@ def _frozen(prune: Part, images: Sequence[Part], questions: Sequence[Part]) -> I
     mask = PRUNERS.get(prune.name).part(**{**prune.parameters, "mask": "frozen"})
     reference = Condition(prune=prune)
     seen = questions if sees_question(reference) else ()
-    for v in _of_model(mask, images, seen, repeats=0):
+    for v in _of_model(Condition(prune=mask), images, seen, repeats=0):
         yield replace(v, reference=reference.id)
+
+
+def _models(options: PerturbOptions) -> list[Condition]:
+    """Each RoI method with each pruner. Raises UsageError for what cannot be meant."""
+    rois = [looking_part(spec) for spec in _names(options.roi, "--roi") or ["none"]]
+    pairs = product(dict.fromkeys(rois), _pruners(options.prune))
+    models = (
+        Condition(roi=roi if prune is None else region_beside(roi, prune), prune=prune)
+        for roi, prune in pairs
+    )
+    return list(dict.fromkeys(models))
 
 
 def _pruners(text: str | None) -> list[Part | None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from vlmbench.conditions import CLEAN, Condition, Part, label_for, parse_spec, show_value, split_list
+from vlmbench.engine.plan import pruner_of
 from vlmbench.errors import UsageError
-from vlmbench.experiments.options import RunOptions, check_sources
+from vlmbench.experiments.options import RunOptions, TimingPlan, check_sources
+from vlmbench.experiments.roi import looked, looking_part
 from vlmbench.metrics.tabulate import Variation
 from vlmbench.prune import NEWLINES, PRUNERS, RATIO
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
     from vlmbench.experiments.session import Finished, Result
     from vlmbench.experiments.tables import TaskPlan
-    from vlmbench.schema import Cell, Table
+    from vlmbench.schema import Table
 
 METHODS = "zoo,zoo(estimator=sampled),divprune,norm,visionzip,fastv"
 """Compared where none are named."""
@@ -49,11 +50,9 @@ class PruneOptions:
     """`original` or `compact` for all methods; None leaves each its paper's choice."""
     newline: str = "counted"
     pictures: int = 0
-    timing_repeats: int = 7
-    """Of the separate timing pass; 0 leaves it out."""
-    timing_batches: tuple[int, ...] = (1,)
-    timing_tokens: tuple[int, ...] = (8,)
-    """Output lengths."""
+    timing: TimingPlan = field(default_factory=TimingPlan)
+    roi: str | None = None
+    """A RoI method under which everything is pruned: the picture and its region both; None: the picture."""
 
     def __post_init__(self) -> None:
         if self.ratios is not None and self.keeps is not None:
@@ -62,8 +61,6 @@ class PruneOptions:
             raise UsageError(f"--newline must be one of {', '.join(NEWLINES)}: got {self.newline!r}")
         if self.pictures < 0:
             raise UsageError(f"--pictures must be 0 or more: got {self.pictures}")
-        if 0 < self.timing_repeats < 5:
-            raise UsageError(f"--timing-repeats must be 0 or at least 5: got {self.timing_repeats}")
         variations(self)
 
     @property
@@ -81,15 +78,18 @@ class PruneOptions:
 
 def variations(options: PruneOptions) -> list[Variation]:
     """Clean first, then what has no budget, then budget by budget the methods and their controls."""
+    roi = None if options.roi is None else looking_part(options.roi)
     found = [Variation(CLEAN)]
-    found += [pruned(PRUNERS.get(name).part(), "control") for name in FIXED]
+    if roi is not None:
+        found.append(looked(roi))
+    found += [_beside(PRUNERS.get(name).part(), roi) for name in FIXED]
     specs = _named(options.methods)
     if not specs:
         raise UsageError(f"--method names nothing: got {options.methods!r}")
     for budget in options.budgets:
-        found += [pruned(part) for spec in specs for part in [part_of(spec, budget, options.positions)]]
-        controls = (PRUNERS.get(name).part(**budget) for name in CONTROLS)
-        found += [pruned(part, "control") for part in controls]
+        parts = [part_of(spec, budget, options.positions) for spec in specs]
+        found += [pruned(part, roi=region_beside(roi, part)) for part in parts]
+        found += [_beside(PRUNERS.get(name).part(**budget), roi) for name in CONTROLS]
     return list({v.condition.id: v for v in found}.values())
 
 
@@ -146,9 +146,23 @@ def part_of(spec: str, budget: dict[str, str] | None = None, positions: str | No
     return entry.part(**given)
 
 
-def pruned(part: Part, axis: str = "prune") -> Variation:
-    """A method at a budget, told apart from the unpruned model."""
-    return Variation(Condition(prune=part), axis, _family(part), budget_of(part), "clean")
+def pruned(part: Part, axis: str = "prune", roi: Part | None = None) -> Variation:
+    """A method at a budget, told apart from the unpruned model, which looks at a region where `roi` does."""
+    return Variation(
+        Condition(roi=roi, prune=part), axis, _family(part), budget_of(part), Condition(roi=roi).id
+    )
+
+
+def _beside(part: Part, roi: Part | None) -> Variation:
+    """A control."""
+    return pruned(part, "control", region_beside(roi, part))
+
+
+def region_beside(roi: Part | None, part: Part) -> Part | None:
+    """`roi`; none beside a pruner that shows the model another picture than the one that was looked at."""
+    pruner = pruner_of(Condition(prune=part))
+    assert pruner is not None
+    return None if pruner.stage == "image" or pruner.other_image or part.name == "blind" else roi
 
 
 def budget_of(part: Part) -> str:
@@ -177,6 +191,7 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
     check_names(options, prune)
     from vlmbench.experiments.session import Session
     from vlmbench.experiments.tables import TaskPlan
+    from vlmbench.experiments.timed import timed
 
     session = Session(options, "prune")
     chosen = variations(prune)
@@ -185,7 +200,7 @@ def run(options: RunOptions, prune: PruneOptions) -> Result:
 
     def finish(finished: Finished) -> Table:
         panels.extend(_panels(prune, plans, finished))
-        return _timed(options, prune, plans, finished) if prune.timing_repeats else finished.table
+        return timed(plans, finished, prune.timing, options.seed, prune.newline)
 
     result = session.run(plans, newline=prune.newline, finish=finish)
     return replace(result, panels=tuple(panels))
@@ -207,56 +222,3 @@ def _panels(prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) 
             prune.pictures,
             prune.newline,
         )
-
-
-def _timed(options: RunOptions, prune: PruneOptions, plans: Sequence[TaskPlan], finished: Finished) -> Table:
-    from vlmbench.engine.timing import TimingSettings
-    from vlmbench.engine.timing_pass import time_conditions, with_speeds
-    from vlmbench.experiments.ceiling import is_ceiling
-
-    table = finished.table
-    wanted = {
-        "repeats": prune.timing_repeats,
-        "batches": list(prune.timing_batches),
-        "new_tokens": list(prune.timing_tokens),
-    }
-    known = _known_speeds(finished, wanted)
-    plan = {**table.plan, "timing": wanted}
-    # a figure of time is read beside the machine that it was measured on
-    table = table.model_copy(update={"environment": finished.environment})
-    if known is not None:
-        cells = [
-            cell.model_copy(update={"speed": known[cell.task, cell.condition].speed}) for cell in table.cells
-        ]
-        return table.model_copy(update={"cells": cells, "plan": plan})
-    for batch, tokens in product(prune.timing_batches, prune.timing_tokens):
-        settings = TimingSettings(
-            batch=batch,
-            new_tokens=tokens,
-            repeats=prune.timing_repeats,
-            seed=options.seed,
-            newline=prune.newline,
-        )
-        timings = {}
-        for task in plans:
-            served = {c.condition for c in table.cells if c.task == task.task.name and c.n}
-            conditions = [
-                v.condition
-                for v in task.variations
-                if v.condition.id in served and not is_ceiling(v.condition)
-            ]
-            timings[task.task.name] = time_conditions(
-                finished.preparer, task.task.name, task.items, conditions, settings
-            )
-        table = with_speeds(table, timings)
-    return table.model_copy(update={"plan": plan})
-
-
-def _known_speeds(finished: Finished, wanted: dict[str, Any]) -> dict[tuple[str, str], Cell] | None:
-    """The cells of an earlier session of this run that measured the same on the same hardware."""
-    before = finished.before
-    if before is None or before.plan.get("timing") != wanted:
-        return None
-    if before.environment.get("hardware") != finished.environment.get("hardware"):
-        return None
-    return {(cell.task, cell.condition): cell for cell in before.cells}

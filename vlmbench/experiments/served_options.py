@@ -31,6 +31,11 @@ def check_served(options: RunOptions, perturb: PerturbOptions) -> None:
             f"--prune {perturb.prune} needs the weights, and {options.model} is a served model: give an "
             "alias, a hub id or a folder"
         )
+    if options.rpn is not None or (perturb.roi or "none") != "none":
+        raise UsageError(
+            f"--roi and --rpn read the model's attention or states, and {options.model} is a served model: "
+            "give an alias, a hub id or a folder"
+        )
     for name in ("forecast", "drift"):
         if getattr(perturb, name):
             raise UsageError(

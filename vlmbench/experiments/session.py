@@ -42,7 +42,9 @@ from vlmbench.tasks.scorers import get as get_scorer
 
 if TYPE_CHECKING:
     from vlmbench.engine.panels import ItemPanels
+    from vlmbench.engine.region_panels import ItemRegions
     from vlmbench.experiments.gallery import Gallery
+    from vlmbench.experiments.networks import Network
     from vlmbench.tasks.scorers.base import Scorer
 
 TIE_TOLERANCE = {"float32": 2e-4, "float16": 6e-2, "bfloat16": 5e-1}
@@ -59,6 +61,8 @@ class Result:
     """The first process prints; the others only help."""
     panels: tuple[ItemPanels, ...] = ()
     """What pictures were asked for."""
+    regions: tuple[ItemRegions, ...] = ()
+    """The same of `roi`."""
     gallery: Gallery | None = None
     """The same of `perturb`."""
 
@@ -75,6 +79,8 @@ class Finished:
     environment: Mapping[str, Any]
     """That of this session, where the table's is that of the answers."""
     folder: Path
+    looker: Looker | None = None
+    """Where a RoI method is among the conditions."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Session:
             (task, *choose_items(task, options.limit, options.seed, experiment)) for task in self.tasks
         ]
         self.ranks: Ranks = find_ranks(options.device)
+        self.network: Network | None = None
         self.notes: list[str] = []
         self._load()
 
@@ -139,6 +146,7 @@ class Session:
         bootstrap: cluster resamples that the table's intervals are taken from; 0: analytic ones.
         """
         experiment = self.experiment
+        self._find_network(plans)
         added = later.identity if later is not None else {}
         identity = {**self._identity(experiment, plans, space, newline), **added}
         folder = (
@@ -162,7 +170,9 @@ class Session:
             before = table_io.read_table(path) if path.exists() else None
             # what is added may take long, and may be interrupted
             table_io.write_text_atomically(path, table_io.dump_table(table))
-            done = finish(Finished(table, records, engine.preparer, before, manifest.environment, folder))
+            looker = getattr(engine.answerer, "looker", None)
+            environment = manifest.environment
+            done = finish(Finished(table, records, engine.preparer, before, environment, folder, looker))
             table_io.write_text_atomically(path, table_io.dump_table(done))
             return done
 
@@ -209,15 +219,27 @@ class Session:
         preparer = Preparer(self.adapter, self.options.seed, max_new, space, batch_size, freezes)
         unserved = self._unserved(answerer, preparer, plans)
         self.notes += self._sensitivity_notes(plans, unserved)
-        looks = any(v.condition.roi is not None for plan in plans for v in plan.variations)
         needs = _needs(plans, unserved)
-        answerer = replace(
-            answerer,
-            needs=frozenset() if needs is None and looks else needs,
-            looker=Looker(answerer.sight, max_new, self.options.seed) if looks else None,
-        )
+        if _rois(plans):
+            rpn, config = (self.network.rpn, self.network.config) if self.network else (None, None)
+            captured = needs or frozenset()
+            looker = Looker(answerer.sight, max_new, self.options.seed, rpn, config, captured)
+            answerer = replace(answerer, needs=captured, looker=looker)
+        else:
+            answerer = replace(answerer, needs=needs)
         settings = Settings(batch_size, self.options.seed, self.options.show_progress)
         return Engine(answerer, preparer, unserved, settings)
+
+    def _find_network(self, plans: Sequence[TaskPlan]) -> None:
+        """The network that the RoI methods read, with a note."""
+        parts = _rois(plans)
+        if not parts and self.options.rpn is None:
+            return
+        from vlmbench.experiments.networks import network_of
+
+        self.network = network_of(self.options, self.adapter, parts)
+        if self.network is not None:
+            self.notes.append(self.network.describe())
 
     def _told(self, records: Mapping[tuple[str, str, str], Record]) -> list[str]:
         """Notes that only the records can give."""
@@ -287,6 +309,7 @@ class Session:
             "decoding": "greedy",
             "packages": packages,
             **self._clips(plans),
+            **({"rpn": self.network.digest} if self.network else {}),
         }
 
     def _tasks_identity(self, plans: Sequence[TaskPlan]) -> list[dict[str, Any]]:
@@ -337,6 +360,11 @@ def choose_items(
 
 def _pruners(plans: Sequence[TaskPlan]) -> list[Part]:
     found = (v.condition.prune for plan in plans for v in plan.variations)
+    return list(dict.fromkeys(part for part in found if part is not None))
+
+
+def _rois(plans: Sequence[TaskPlan]) -> list[Part]:
+    found = (v.condition.roi for plan in plans for v in plan.variations)
     return list(dict.fromkeys(part for part in found if part is not None))
 
 

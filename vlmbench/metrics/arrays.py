@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlmbench.metrics.looking import Looks
 from vlmbench.metrics.outcomes import STATES, Outcomes
+from vlmbench.metrics.region_moves import Moves
 from vlmbench.metrics.told import Told
 from vlmbench.schema import Record, State
 
@@ -62,6 +64,9 @@ class Arrays:
             ),
             unchanged=self.unchanged,
         )
+        self.looks = Looks.of(result.items, records, [v.condition for v in result.variations])
+        perturbed = [j for j, v in enumerate(result.variations) if v.perturbs and v.condition.roi]
+        self.moves = Moves.of(records, self.outcomes.reference, perturbed)
 
     def _fill(self, i: int, j: int, record: Record) -> None:
         self.state[i, j] = STATES.index(record.state)

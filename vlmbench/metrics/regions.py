@@ -11,10 +11,12 @@ import numpy.typing as npt
 from vlmbench.metrics.estimate import Bools, Floats
 
 METRICS = {
-    "iou": "intersection over union of the region's box and the box around all boxes asked about",
-    "box_recall": "mean share of each box asked about that the region's box covers",
-    "pointing": "share of maps whose largest cell points at a box asked about",
-    "map_auroc": "chance that a pixel of the boxes asked about has a larger value on the map than one beside",
+    "box_iou": "mean intersection over union of the region's box and the box around all boxes asked about, 0 "
+    "without a region; items with boxes",
+    "box_recall": "mean share of each box asked about that the region's box covers, 0 without a region",
+    "pointing": "share of maps whose largest cell points at a box asked about; methods with a map",
+    "map_auroc": "chance that a pixel of the boxes asked about has a larger value on the map than one beside "
+    "them, mean over items",
 }
 
 

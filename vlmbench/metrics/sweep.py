@@ -30,14 +30,16 @@ BUDGET_METRICS = {
 
 def method_summaries(cells: Sequence[Cell]) -> Iterator[Summary]:
     """One per method with a budget; `budgets` counts those with a retention. Kept shares are layer averages.
+    A method under a RoI method is another one, told by its `reference`.
 
     Areas compare between methods over the same budgets only.
     """
-    methods: dict[tuple[str, str, str], list[Cell]] = {}
+    methods: dict[tuple[str, str, str, str], list[Cell]] = {}
     for cell in cells:
         if cell.strength:
-            methods.setdefault((cell.task, cell.axis, cell.family), []).append(cell)
-    for (task, axis, family), mine in methods.items():
+            model = cell.reference or "clean"
+            methods.setdefault((cell.task, cell.axis, cell.family, model), []).append(cell)
+    for (task, axis, family, model), mine in methods.items():
         points: list[tuple[float, Estimate]] = []
         for cell in mine:
             retention = cell.metrics.get("retention")
@@ -48,7 +50,7 @@ def method_summaries(cells: Sequence[Cell]) -> Iterator[Summary]:
         if points:
             yield Summary(
                 task=task,
-                group={"axis": axis, "method": family},
+                group={"axis": axis, "method": family} | ({} if model == "clean" else {"reference": model}),
                 metrics={"keep@95": keep_at(0.95, points), "retention_area": area_under_retention(points)},
                 counts={"budgets": len(points)},
             )
@@ -66,17 +68,7 @@ def budget_summary(
 
     None where there is neither.
     """
-    metrics: dict[str, Estimate] = {}
-    scored = [j for j in columns if outcomes.scored[:, j].any()]
-    found = [
-        (size, int((outcomes.scored[:, a] & outcomes.scored[:, b]).sum()))
-        for a, b in combinations(scored, 2)
-        for size in [smallest_detectable_difference(outcomes, a, b)]
-        if size is not None
-    ]
-    if found:
-        for name, (size, n) in (("detectable_least", min(found)), ("detectable_most", max(found))):
-            metrics[name] = Estimate(value=size, n=n)
+    metrics = between(outcomes, columns)
     group = {"axis": "prune", "budget": variations[columns[0]].strength}
     counts: dict[str, int] = {}
     if control is not None:
@@ -89,3 +81,18 @@ def budget_summary(
     if not metrics and not counts:
         return None
     return Summary(task=task, group=group, metrics=metrics, counts=counts)
+
+
+def between(outcomes: Outcomes, columns: Sequence[int]) -> dict[str, Estimate]:
+    """BUDGET_METRICS over every two of `columns`; empty where no size is known."""
+    scored = [j for j in columns if outcomes.scored[:, j].any()]
+    found = [
+        (size, int((outcomes.scored[:, a] & outcomes.scored[:, b]).sum()))
+        for a, b in combinations(scored, 2)
+        for size in [smallest_detectable_difference(outcomes, a, b)]
+        if size is not None
+    ]
+    if not found:
+        return {}
+    ends = (("detectable_least", min(found)), ("detectable_most", max(found)))
+    return {name: Estimate(value=size, n=n) for name, (size, n) in ends}

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from vlmbench.conditions import Condition
+from vlmbench.conditions import CLEAN, Condition
 from vlmbench.items import Item
 from vlmbench.metrics.arrays import Arrays
 from vlmbench.metrics.churn import churn_groups, churn_metrics, is_frozen, overlap_metrics
@@ -17,8 +17,10 @@ from vlmbench.metrics.crossing import crossing_metrics, crossings
 from vlmbench.metrics.evidence import evidence_metrics
 from vlmbench.metrics.fairness import DOWNSAMPLED, needy_accuracy, yes_shift
 from vlmbench.metrics.kappa import kappa_metrics
+from vlmbench.metrics.looking import ROI, looking_metrics, looking_summaries
 from vlmbench.metrics.nearness import nearness
 from vlmbench.metrics.outcomes import STATES, Bools, Outcomes
+from vlmbench.metrics.region_moves import region_metrics
 from vlmbench.metrics.resamples import Resamples
 from vlmbench.metrics.retention import retention_metrics
 from vlmbench.metrics.spending import cost, tokens
@@ -40,7 +42,7 @@ class Variation:
 
     condition: Condition
     axis: str = "clean"
-    """clean, repeat, sample, null, image, question, cross, prune or control."""
+    """clean, repeat, sample, null, image, question, cross, prune, control or roi."""
     family: str = ""
     strength: str = ""
     """What orders the conditions of a family; of a pruner, its budget."""
@@ -48,14 +50,20 @@ class Variation:
     """Id of the condition that its flips are counted against."""
 
     @property
+    def perturbs(self) -> bool:
+        """Whether what varies is not the pruner or the RoI method itself."""
+        return self.axis not in (*PRUNED, ROI)
+
+    @property
     def pruner(self) -> str:
-        """The method under which something else varies, empty for the full model."""
-        part = self.condition.prune
-        return part.label if part is not None and self.axis not in PRUNED else ""
+        """The model under which something else varies, by the id of its condition: a RoI method, a pruner or
+        both; empty for the full model with one look."""
+        model = Condition(roi=self.condition.roi, prune=self.condition.prune)
+        return model.id if self.perturbs and model != CLEAN else ""
 
 
 PRUNED = ("prune", "control")
-"""Axes on which the pruner itself is what varies, against the full model."""
+"""Axes on which the pruner itself is what varies, against the model without it."""
 
 APART = ("null", "sample", "cross")
 """Axes that stand beside the total: nothing to be seen changes, the answer is drawn, or it is both axes."""
@@ -114,16 +122,19 @@ def _floor(variations: Sequence[Variation], model: str | None) -> list[int]:
 def _cell(result: TaskResult, arrays: Arrays, j: int, resamples: Resamples | None) -> Cell:
     variation, outcomes = result.variations[j], arrays.outcomes
     condition = variation.condition
-    model = condition.id if variation.axis in PRUNED else variation.reference
+    model = variation.reference if variation.perturbs else condition.id
     floor = [] if variation.axis == "repeat" else _floor(result.variations, model)
     metrics = cell_metrics(outcomes, j, floor, resamples)
     if variation.axis in PRUNED:
         metrics |= _pruned_metrics(outcomes, arrays.told, j, _blind(result))
         control = _downsampled(result, outcomes, variation.strength)
         metrics |= needy_accuracy(outcomes, j, control) if control is not None else {}
+    elif variation.axis == ROI:
+        metrics |= looking_metrics(outcomes, j, arrays.looks, resamples)
     else:
         metrics |= token_changes(outcomes, j, arrays.visual_tokens)
-    if variation.axis not in PRUNED and not is_frozen(variation):  # whose overlap is 1 by construction
+        metrics |= region_metrics(outcomes, [j], arrays.moves, None, resamples)
+    if variation.perturbs and not is_frozen(variation):  # whose overlap is 1 by construction
         metrics |= overlap_metrics(outcomes, [j], arrays.told.kept_overlap)
     states = [STATES[code] for code in arrays.state[:, j]]
     is_reference = any(v.reference == condition.id for v in result.variations) or not variation.reference
@@ -151,10 +162,18 @@ def _cell(result: TaskResult, arrays: Arrays, j: int, resamples: Resamples | Non
         if is_reference
         else None,
         tie=[int(i) for i in np.flatnonzero(arrays.tie[:, j])],
-        tokens=tokens(result.llm, counted) if condition.prune else None,
+        iou=_iou(arrays, j) if variation.axis == ROI else None,
+        tokens=tokens(result.llm, counted) if condition.prune or variation.axis == ROI else None,
         cost=cost(result.llm, result.value_bytes, counted),
         timing=_timing([record for record in records if record is not None]),
     )
+
+
+def _iou(arrays: Arrays, j: int) -> list[float | None] | None:
+    """Of the region of each item that counts and has a box; None where none does."""
+    found = np.where(arrays.outcomes.valid[:, j], arrays.looks.iou[:, j], np.nan)
+    known = [None if np.isnan(value) else float(value) for value in found]
+    return known if any(value is not None for value in known) else None
 
 
 def _pruned_metrics(outcomes: Outcomes, told: Told, j: int, blind: int | None) -> dict[str, Estimate]:
@@ -213,6 +232,9 @@ def _summaries(
     yield from _pruned_groups(result, arrays, resamples)
     yield from _churn(result, arrays)
     yield from _crossings(result, arrays, resamples)
+    yield from looking_summaries(
+        result.block.task, arrays.outcomes, result.variations, result.items, arrays.looks, resamples
+    )
     for pruner in _distinct(v.pruner for v in result.variations if not is_frozen(v)):
         yield from _stability(result, arrays, pruner, resamples)
 
@@ -276,12 +298,12 @@ def _crossings(result: TaskResult, arrays: Arrays, resamples: Resamples | None) 
 def _stability(
     result: TaskResult, arrays: Arrays, pruner: str, resamples: Resamples | None
 ) -> Iterable[Summary]:
-    """What the perturbations do to the full model, or to the model with one pruner."""
+    """What the perturbations do to the full model, or to the model with one pruner or RoI method."""
     floor = [j for j, v in enumerate(result.variations) if v.axis == "repeat" and v.pruner == pruner]
     variants = [
         (j, v)
         for j, v in enumerate(result.variations)
-        if v.axis not in {"clean", "repeat", *PRUNED} and v.pruner == pruner
+        if v.axis not in {"clean", "repeat"} and v.perturbs and v.pruner == pruner
     ]
     everything = [j for j, v in variants if v.axis not in APART]
     named = {"prune": pruner} if pruner else {}
@@ -292,10 +314,11 @@ def _stability(
         found = summarise(arrays.outcomes, columns, mask, against, resamples=resamples)
         near = nearness(arrays.outcomes, chosen, arrays.prob_margin, mask, resamples)
         kappa = kappa_metrics(arrays.outcomes, chosen, arrays.label, arrays.option_list, mask, resamples)
+        moved = region_metrics(arrays.outcomes, chosen, arrays.moves, mask, resamples)
         return Summary(
             task=result.block.task,
             group={**named, **group},
-            metrics={**found.metrics, **kappa, **near},
+            metrics={**found.metrics, **kappa, **near, **moved},
             counts=found.counts,
         )
 

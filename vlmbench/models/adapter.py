@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vlmbench.errors import NotApplicableError
+from vlmbench.errors import ContractError, NotApplicableError
 from vlmbench.models import decoding, families, features, pruning
 from vlmbench.models.before import Subject, Told
 from vlmbench.models.clip_text import ClipText, check_tower, clip_relevance, load_clip
@@ -23,6 +23,7 @@ from vlmbench.models.features import EncoderOutput, ImageFeatures, VisualInput
 from vlmbench.models.inputs import RowInputs, bucket, merge_vision, pad_left
 from vlmbench.models.inside import InsideLog, prune_inside, stopped_before
 from vlmbench.models.inside_needs import Enough
+from vlmbench.models.prefix import Begun, resumed
 from vlmbench.models.pruning import Applied, Inside, Visual
 from vlmbench.models.reader import Reader
 from vlmbench.models.shrink import keep_columns, kept_positions, shrink
@@ -44,8 +45,11 @@ class Adapter(Reader):
 
         needs: what pruners want captured (see `prune.base.NEEDS`); None leaves the layout out too.
         """
+        interpolates = any(row.interpolates for row in rows)
+        if interpolates and not all(row.interpolates for row in rows):
+            raise ContractError("pictures of the model's input size and larger ones in one encoding")
         vision = self._to_device(merge_vision([row.vision for row in rows]))
-        return features.encode(self.model, vision, [row.visual_tokens for row in rows], needs)
+        return features.encode(self.model, vision, [row.visual_tokens for row in rows], needs, interpolates)
 
     @cached_property
     def projector(self) -> Projector:
@@ -138,9 +142,13 @@ class Adapter(Reader):
         applied: Applied,
         max_new_tokens: int,
         draws: Sequence[Draw | None] = (),
+        begun: Sequence[Begun | None] = (),
     ) -> list[Generation]:
-        """Greedy or drawn answers; `applied.visual[i]` is given to the model in place of row i's pixels."""
-        inputs = self.model_inputs(rows, encoded, applied)
+        """Greedy or drawn answers; `applied.visual[i]` is given to the model in place of row i's pixels.
+
+        begun: per row, what was read of its prompt already; see `models.prefix`.
+        """
+        inputs = self.resumed(self.model_inputs(rows, encoded, applied), rows, encoded, applied, begun)
         with self.program(inputs, applied) as log:
             generations = decoding.generate(
                 self.model, self.tokenizer, inputs, max_new_tokens, self.pad_id, draws
@@ -185,6 +193,20 @@ class Adapter(Reader):
         if encoded is not None and any(len(part.rows) for part in order):
             inputs["mm_encoder_outputs"] = {"image": features.for_requests(encoded, order)}
         return inputs
+
+    def resumed(
+        self,
+        inputs: dict[str, Any],
+        rows: Sequence[RowInputs],
+        encoded: EncoderOutput | None,
+        applied: Applied,
+        begun: Sequence[Begun | None],
+    ) -> dict[str, Any]:
+        """The `model_inputs` of these rows, or where all were begun in one pass, what is left to read."""
+        if not any(begun):
+            return inputs
+        ids = self.image_token_id, self.pad_id
+        return resumed(self.model, inputs, rows, encoded, applied, begun, *ids) or inputs
 
     @contextmanager
     def program(self, inputs: Mapping[str, Tensor], applied: Applied) -> Iterator[InsideLog | None]:

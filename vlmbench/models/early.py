@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from vlmbench.errors import UsageError
-from vlmbench.models.decoding import greedy_config
 from vlmbench.models.inside import stopped_before
 from vlmbench.models.inside_needs import Enough
+from vlmbench.models.prefix import FirstPass, first_pass
 from vlmbench.models.pruning import Applied
 from vlmbench.models.responses import VisualColumns, visual_columns
 
@@ -33,6 +34,8 @@ class EarlyStates:
     """Of layer K and of those behind it that were asked for: mask, position embeddings and the like, for a
     call that keeps no cache."""
     columns: VisualColumns
+    first: FirstPass | None = None
+    """What a later prompt of the same beginning can take up; see `models.prefix`."""
 
 
 @torch.no_grad()
@@ -43,12 +46,14 @@ def early_states(
     whole: Sequence[ImageFeatures | None],
     layer: int,
     count: int = 1,
+    keep: bool = False,
 ) -> EarlyStates:
     """Hidden states in front of `layer`, and the arguments of it and the `count` - 1 layers behind it.
 
     No layer from there on is run, but where the layers take turns (Gemma 3: of sliding and full attention)
     and a kind of them first comes behind `layer`. Unlike under inference mode a network can be trained on
-    what this returns.
+    what this returns. With `keep` it also says what the answer's prompt can take up, where the model allows
+    it: keys and values of all layers in front of `layer` stay in memory with it.
     """
     model = adapter.model
     decoder = model.base_model.get_decoder()
@@ -58,6 +63,8 @@ def early_states(
     kinds = list(getattr(decoder.config, "layer_types", None) or [""] * depth)
     wanted = kinds[layer : layer + count]
     first = {kind: kinds.index(kind) for kind in wanted}
+    keep = keep and set(kinds[layer:]) <= set(wanted)
+    caches: list[Any] = []
     seen: dict[int, dict[str, Any]] = {}
     states: list[Tensor] = []
     inputs = adapter.model_inputs(rows, encoded, Applied(tuple(whole)))
@@ -68,6 +75,7 @@ def early_states(
             hidden = named.pop("hidden_states")
             if number == layer:
                 states.append(hidden)
+                caches.append(named.get("past_key_values"))
             seen[number] = named | {"past_key_values": None}
 
         return hook
@@ -78,8 +86,14 @@ def early_states(
             stack.callback(handle.remove)
         stack.enter_context(suppress(Enough))
         stack.enter_context(stopped_before(model, max(layer, *first.values())))
-        # by way of `generate`, whose positions and masks some families need
-        model.generate(**inputs, generation_config=greedy_config(model, 1, adapter.pad_id))
-    return EarlyStates(
-        states[0], tuple(seen[first[kind]] for kind in wanted), visual_columns(adapter, inputs)
-    )
+        # what `generate` makes of the inputs: its positions and masks some families need
+        ready = model.prepare_inputs_for_generation(
+            past_key_values=DynamicCache(config=model.config.get_text_config()),
+            is_first_iteration=True,
+            use_cache=True,
+            **inputs,
+        )
+        model(**ready)
+    arguments = [seen[first[kind]] for kind in (kinds[layer:] if keep else wanted)]
+    taken_up = first_pass(model, inputs, rows, states[0], caches[0], arguments) if keep else None
+    return EarlyStates(states[0], tuple(arguments[:count]), visual_columns(adapter, inputs), taken_up)

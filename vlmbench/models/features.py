@@ -108,9 +108,14 @@ def _flatten(pooled: Any) -> Tensor:
 
 @torch.inference_mode()
 def encode(
-    model: Any, vision: Mapping[str, Tensor], counts: Sequence[int], needs: frozenset[str] | None = None
+    model: Any,
+    vision: Mapping[str, Tensor],
+    counts: Sequence[int],
+    needs: frozenset[str] | None = None,
+    interpolates: bool = False,
 ) -> EncoderOutput:
     """Vision tower and projector for merged vision tensors; `counts[i]` placeholders belong to request i.
+    `interpolates`: for an input of another size than the tower's own.
 
     With `needs`, names out of `prune.base.NEEDS` or none of them, features also tell of their images; names
     that only the language model can serve are passed over. Hooks and taps exist during the call alone.
@@ -124,15 +129,16 @@ def encode(
         )
     wanted = inspect.signature(encoder).parameters
     arguments = {key: value for key, value in vision.items() if key in wanted}
+    options = {"interpolate_pos_encoding": True} if interpolates else {}
     images: Sequence[tuple[ImageTokens, ...]] = [()] * len(counts)
     if needs is None:
-        output = encoder(**arguments, return_dict=True)
+        output = encoder(**arguments, **options, return_dict=True)
     else:
         from vlmbench.models.capture import Capture
 
         capture = Capture(model, needs)
         with capture.recording():
-            output = encoder(**arguments, return_dict=True)
+            output = encoder(**arguments, **options, return_dict=True)
         images = capture.images(arguments, output, counts)
     pooled = output.pooler_output
     rows = torch.split(_flatten(pooled), list(counts))

@@ -29,6 +29,8 @@ class RowInputs:
     """Width and height in pixels of every picture that enters the vision encoder (tiles one by one)."""
     prompt: str = ""
     """As rendered, before the processor put placeholders in."""
+    interpolates: bool = False
+    """Whether the vision tower must be told that its input is not of the size that it knows."""
 
     @property
     def length(self) -> int:

@@ -26,6 +26,7 @@ from vlmbench.models.geometry import Size, keeps_shape
 if TYPE_CHECKING:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.inputs import RowInputs
+    from vlmbench.models.larger import Showing
 
 Array = NDArray[np.float64]
 Pixels = NDArray[np.float32]
@@ -145,9 +146,11 @@ class ImagePlaces:
         return each * self.patch if fits else None
 
 
-def image_places(adapter: Adapter, sizes: Sequence[Size]) -> ImagePlaces | None:
+def image_places(
+    adapter: Adapter, sizes: Sequence[Size], showing: Showing | None = None
+) -> ImagePlaces | None:
     """The places of a request with images of these sizes, in order; keep it, it takes three calls of the
-    processor.
+    processor. `showing`: how it is called for that request.
 
     None where they cannot be told: pixels of an unknown layout, a patch size that the configuration does not
     name, maps that are no lines, images one pixel wide or high. Raises ItemError where the processor refuses
@@ -158,13 +161,13 @@ def image_places(adapter: Adapter, sizes: Sequence[Size]) -> ImagePlaces | None:
         patch = patch[0]
     if not isinstance(patch, int):
         return None
-    ramp = _processed(adapter, [_ramp(size, i, len(sizes)) for i, size in enumerate(sizes)])
+    ramp = _processed(adapter, [_ramp(size, i, len(sizes)) for i, size in enumerate(sizes)], showing)
     if "image_grid_thw" in ramp.vision:
         pairs = list(zip(sizes, ramp.input_size, strict=True))
         places = [(_resized(i, source, size),) for i, (source, size) in enumerate(pairs)]
         return ImagePlaces(tuple(sizes), tuple(places), patch)
     white, black = (
-        _processed(adapter, [Image.new("RGB", size, colour) for size in sizes])
+        _processed(adapter, [Image.new("RGB", size, colour) for size in sizes], showing)
         for colour in ("white", "black")
     )
     try:
@@ -187,8 +190,8 @@ class _UnknownError(Exception):
     """Not a layout of pixels, or not a map, that is understood here."""
 
 
-def _processed(adapter: Adapter, images: Sequence[Image.Image]) -> RowInputs:
-    return adapter.prepare(adapter.render("?", len(images)), images, 0)
+def _processed(adapter: Adapter, images: Sequence[Image.Image], showing: Showing | None = None) -> RowInputs:
+    return adapter.prepare(adapter.render("?", len(images)), images, 0, showing=showing)
 
 
 def _ramp(size: Size, number: int, count: int) -> Image.Image:

@@ -20,6 +20,7 @@ from vlmbench.models.geometry import (
     resized_size,
 )
 from vlmbench.models.inputs import RowInputs, split_inputs
+from vlmbench.models.larger import Larger, Showing, find
 from vlmbench.models.replay import SeenImages
 from vlmbench.models.words import question_ids
 
@@ -99,20 +100,28 @@ class Reader:
         )
 
     def prepare(
-        self, prompt: str, images: Sequence[Image.Image], max_new_tokens: int, seen: SeenImages | None = None
+        self,
+        prompt: str,
+        images: Sequence[Image.Image],
+        max_new_tokens: int,
+        seen: SeenImages | None = None,
+        showing: Showing | None = None,
     ) -> RowInputs:
-        """Processor output of one request on the CPU; `seen` belongs to these images and is filled here.
+        """Processor output of one request on the CPU; `seen` belongs to these images, shown as in `showing`,
+        and is filled here.
 
         Raises ItemError where the request cannot be run.
         """
+        showing = showing or Showing()
         bos = self.tokenizer.bos_token
         options: dict[str, Any] = {"return_tensors": "pt"}
         if bos and prompt.startswith(bos):
             options["add_special_tokens"] = False
         try:
             if images:
-                processor = seen.processor(self.processor) if seen else self.processor
-                batch = processor(text=[prompt], images=[list(images)], **options)
+                processor = showing.processor(self.processor)
+                processor = seen.processor(processor) if seen else processor
+                batch = processor(text=[prompt], images=[list(images)], **options, **showing.options)
             else:
                 batch = self.tokenizer([prompt], **options)
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError, IndexError) as error:
@@ -124,7 +133,8 @@ class Reader:
                 f"{length} prompt + {max_new_tokens} new tokens exceed the model's context of {self.context}"
             )
         count = int((sequence["input_ids"] == self.image_token_id).sum())
-        return RowInputs(sequence, vision, count, input_sizes(vision, self.model.config), prompt)
+        sizes = input_sizes(vision, self.model.config)
+        return RowInputs(sequence, vision, count, sizes, prompt, showing.interpolates)
 
     @cached_property
     def question_ids(self) -> Callable[[str, str], tuple[int, ...]]:
@@ -150,15 +160,36 @@ class Reader:
         images to one size or cuts them into tiles."""
         if source not in self._native:
             row = self.prepare(self.render("?", 1), [Image.new("RGB", source, "white")], 0)
-            if not keeps_shape(row.vision) or len(row.input_size) != 1:
-                raise NotApplicableError(
-                    "the model has a fixed resolution: fewer pixels would not mean fewer tokens; use pool"
-                )
-            self._native[source] = NativeResolution(row.input_size[0], row.visual_tokens)
-        return self._native[source]
+            whole = keeps_shape(row.vision) and len(row.input_size) == 1
+            self._native[source] = NativeResolution(row.input_size[0], row.visual_tokens) if whole else None
+        found = self._native[source]
+        if found is None:
+            raise NotApplicableError(
+                "the model has a fixed resolution: fewer pixels would not mean fewer tokens; use pool"
+            )
+        return found
 
     @cached_property
-    def _native(self) -> dict[Size, NativeResolution]:
+    def _native(self) -> dict[Size, NativeResolution | None]:
+        return {}
+
+    def larger(self, source: Size, factor: float) -> Larger:
+        """How an image of `source` size is shown with about `factor` times its visual tokens. Raises
+        NotApplicableError where no way comes near, ItemError where the processor refuses such images."""
+        key = source, factor
+        if key not in self._larger:
+            try:
+                self._larger[key] = find(self, source, factor)
+            except NotApplicableError as reason:
+                self._larger[key] = str(reason)
+        found = self._larger[key]
+        if isinstance(found, str):
+            raise NotApplicableError(found)
+        return found
+
+    @cached_property
+    def _larger(self) -> dict[tuple[Size, float], Larger | str]:
+        """With the reason in place of a way where there is none."""
         return {}
 
     def source_pixels_per_patch(self, source: Size) -> int | None:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
+
+import torch
+from torch import Tensor
+
+_STACKED = ({"pixel_values"}, {"pixel_values", "image_grid_thw"})
+"""What processors give that treat each image by itself and put the results behind one another."""
 
 
 class SeenImages:
@@ -17,6 +24,24 @@ class SeenImages:
         clone = copy.copy(processor)
         clone.image_processor = _Remembering(processor.image_processor, self)
         return clone
+
+
+def both(first: SeenImages | None, second: SeenImages | None) -> SeenImages | None:
+    """What the image processor would make of the images of both; None where it may make something else of
+    several than of each, or has not seen them."""
+    old, new = (None if each is None else each.output for each in (first, second))
+    for output in (old, new):
+        if not isinstance(output, Mapping) or set(output) not in _STACKED:
+            return None
+        if not all(isinstance(value, Tensor) for value in output.values()):
+            return None
+    assert old is not None
+    assert new is not None
+    if set(old) != set(new) or old["pixel_values"].shape[1:] != new["pixel_values"].shape[1:]:
+        return None
+    found = SeenImages()
+    found.output = type(old)({key: torch.cat((old[key], new[key])) for key in old})
+    return found
 
 
 class _Remembering:

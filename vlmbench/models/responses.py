@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from vlmbench.models.features import EncoderOutput, ImageFeatures
     from vlmbench.models.inputs import RowInputs
 
+GENERATED, PREDICTING = "generated", "predicting"
+ROWS = (GENERATED, PREDICTING)
+"""Whose attention stands for a token of the answer: its own, as a query that is read again (arXiv
+2509.16944), or that of the token before it, from whose row it is predicted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Response:
@@ -35,7 +40,7 @@ class Response:
     """Layer -> [A, n] float32 on the CPU: of A heads to the row's n visual tokens, mean over `tokens` softmax
     rows, not renormalised over the image; zeros where there are none."""
     tokens: int
-    """Generated tokens that were read again: the rows that are averaged."""
+    """The rows that are averaged."""
 
 
 def responses(
@@ -45,16 +50,21 @@ def responses(
     whole: Sequence[ImageFeatures | None],
     max_new_tokens: int,
     layers: Sequence[int],
+    of: str = GENERATED,
 ) -> list[Response]:
     """The plain answers of a batch with the attention of their tokens, from one `generate`.
 
-    A token's row is the one whose QUERY it is, as in the code of SD-RPN (arXiv 2509.16944): the row of the
-    prompt's last token, which predicts the first answer token, is not among them. The end token counts for
-    nothing, nor does what pads a finished row. The last token of an answer that was cut at `max_new_tokens`
-    is never read, so an answer of one token needs `max_new_tokens` of 2.
+    With `of` GENERATED a token's row is the one whose QUERY it is, as in the code of SD-RPN (arXiv
+    2509.16944): the row of the prompt's last token, which predicts the first answer token, is not among them,
+    and the last token of an answer that was cut at `max_new_tokens` is never read, so an answer of one token
+    needs `max_new_tokens` of 2. With PREDICTING it is the row that it is predicted from: those of the
+    prompt's last token and of all generated ones but the last. Either way the end token counts for nothing,
+    nor does what pads a finished row.
     """
+    if of not in ROWS:
+        raise UsageError(f"rows of the answer must be {' or '.join(ROWS)}: got {of!r}")
     inputs = adapter.model_inputs(rows, encoded, Applied(tuple(whole)))
-    with _watching(adapter, inputs, layers) as watch:
+    with _watching(adapter, inputs, layers, of) as watch:
         generations = decoding.generate(
             adapter.model, adapter.tokenizer, inputs, max_new_tokens, adapter.pad_id
         )
@@ -122,36 +132,42 @@ def visual_columns(adapter: Adapter, inputs: Mapping[str, Tensor]) -> VisualColu
 class _Watch:
     """Sums the rows of a `generate` call while it writes."""
 
-    def __init__(self, columns: VisualColumns, length: int, ends: Tensor) -> None:
+    def __init__(self, columns: VisualColumns, length: int, ends: Tensor, of: str) -> None:
         self._columns, self._length, self._ends = columns, length, ends
+        self._predicting = of == PREDICTING
+        self._rows: dict[int, Tensor] = {}
+        """Of the pass under way."""
         self._sums: dict[int, Tensor] = {}
         self._writing: Tensor | None = None
-        """[B] bool: whether the token being read is the answer's; None while the prompt is read."""
+        """[B] bool: whether the answer has gone on so far; None before the first of its tokens is known."""
         self._steps = 0
         self._tokens = torch.zeros(len(columns.counts), dtype=torch.long, device=ends.device)
 
     def before_pass(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        ids = kwargs["input_ids"]
-        if self._steps == 0:
-            self._writing = None
-        else:
-            on = ~torch.isin(ids[:, -1], self._ends)
-            self._writing = on if self._writing is None else on & self._writing
-            self._tokens += self._writing
+        self._rows.clear()
+        if not self._predicting and self._steps:
+            self._next(kwargs["input_ids"][:, -1])
         self._steps += 1
 
     def observe(self, layer: int, call: AttentionCall) -> None:
-        if self._writing is None:
-            weights = call.query.new_zeros(
-                (call.query.shape[0], call.query.shape[1], self._columns.index.shape[1]), dtype=torch.float32
-            )
-            self._sums[layer] = weights
-            return
         row = call.weights(LAST)[:, :, 0]
         # a layer that slides has forgotten the first columns, to which nothing is attended any more
         forgotten = self._length + self._steps - 1 - row.shape[-1]
-        row = torch.nn.functional.pad(row, (max(0, forgotten), 0))
-        self._sums[layer] += self._columns.of(row) * self._writing.to(row.device)[:, None, None]
+        self._rows[layer] = self._columns.of(torch.nn.functional.pad(row, (max(0, forgotten), 0)))
+
+    def after_pass(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._predicting:  # decoding is greedy, and nothing but the logits has a say in it
+            self._next(output.logits[:, -1].argmax(-1).to(self._ends.device))
+        for layer, row in self._rows.items():
+            on = torch.zeros(len(row), dtype=torch.bool) if self._writing is None else self._writing
+            total = row * on.to(row.device)[:, None, None]
+            self._sums[layer] = self._sums[layer] + total if layer in self._sums else total
+
+    def _next(self, tokens: Tensor) -> None:
+        """Takes the next token [B] of each answer."""
+        on = ~torch.isin(tokens, self._ends)
+        self._writing = on if self._writing is None else on & self._writing
+        self._tokens += self._writing
 
     def means(self) -> tuple[list[dict[int, Tensor]], list[int]]:
         counted = self._tokens.clamp(min=1)[:, None, None]
@@ -160,7 +176,9 @@ class _Watch:
 
 
 @contextmanager
-def _watching(adapter: Adapter, inputs: Mapping[str, Tensor], layers: Sequence[int]) -> Iterator[_Watch]:
+def _watching(
+    adapter: Adapter, inputs: Mapping[str, Tensor], layers: Sequence[int], of: str
+) -> Iterator[_Watch]:
     wanted = attention_modules(adapter.model, layers)
     ends = decoding.greedy_config(adapter.model, 1, adapter.pad_id).eos_token_id
     numbers = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -169,10 +187,13 @@ def _watching(adapter: Adapter, inputs: Mapping[str, Tensor], layers: Sequence[i
         visual_columns(adapter, inputs),
         ids.shape[1],
         torch.tensor(numbers, dtype=ids.dtype, device=ids.device),
+        of,
     )
     with ExitStack() as stack:
-        handle = adapter.model.register_forward_pre_hook(watch.before_pass, with_kwargs=True)
-        stack.callback(handle.remove)
+        before = adapter.model.register_forward_pre_hook(watch.before_pass, with_kwargs=True)
+        stack.callback(before.remove)
+        after = adapter.model.register_forward_hook(watch.after_pass)
+        stack.callback(after.remove)
         stack.enter_context(
             attention_tap(list(wanted), lambda module, call: watch.observe(wanted[module], call))
         )

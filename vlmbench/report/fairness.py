@@ -28,7 +28,8 @@ def _sweep_section(block: TaskBlock, pruned: Sequence[Cell], methods: Sequence[S
     rows = []
     for summary in methods:
         axis, method = summary.group["axis"], summary.group["method"]
-        cells = [cell for cell in pruned if (cell.axis, cell.family) == (axis, method)]
+        model = summary.group.get("reference", "clean")
+        cells = [c for c in pruned if (c.axis, c.family, c.reference or "clean") == (axis, method, model)]
         shares = [
             (cell.tokens.average / cell.tokens.before, cell.tokens.before)
             for cell in cells

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vlmbench.distributions import t_quantile
@@ -37,6 +38,34 @@ def short_percent(figure: Estimate | None, signed: bool = False) -> str:
     if figure is None or figure.value is None:
         return "-"
     return f"{100 * figure.value:{'+' if signed else ''}.1f}"
+
+
+def p_value(figure: Estimate | None) -> str:
+    """Two digits; a dash where nothing was tested."""
+    if figure is None or figure.value is None:
+        return "-"
+    return f"{figure.value:.2g}" if figure.value >= 1e-4 else "<1e-4"
+
+
+TESTS = {
+    "mcnemar-exact": "McNemar",
+    "mcnemar-mid-p": "McNemar, mid-p",
+    "sign-flip-exact": "signs, all",
+    "sign-flip": "signs, drawn",
+    "paired-bootstrap": "bootstrap",
+}
+"""How a grid names the tests of summaries."""
+
+_TOLD = {
+    "McNemar: b against c, exact binomial; mid-p from 25 pairs on": ("McNemar", "McNemar, mid-p"),
+    "signs: sign flips over whole images, whose pairs depend on each other": ("signs, all", "signs, drawn"),
+    "bootstrap: paired, over whole images, for soft scores": ("bootstrap",),
+}
+
+
+def lines_of_tests(names: Collection[str]) -> list[str]:
+    """What the tests of these names, as in TESTS, are."""
+    return [line for line, told in _TOLD.items() if set(told) & set(names)]
 
 
 def counted(n: int, what: str) -> str:
@@ -104,8 +133,17 @@ def resolution(
     return (line,)
 
 
+_PARTS = re.compile(r"\+(?![^(]*\))")
+"""Between the parts of a condition: a sign outside parentheses."""
+
+
 def short_label(label: str) -> str:
-    """`zoo+cen@0.9` of `zoo(cen=true,ratio=0.9)`."""
+    """`zoo+cen@0.9` of `zoo(cen=true,ratio=0.9)`; of several parts joined by `+` each one."""
+    parts = _PARTS.split(label)
+    return "+".join(map(_short_part, parts))
+
+
+def _short_part(label: str) -> str:
     name, _, inside = label.removesuffix(")").partition("(")
     parts = inside.split(",") if inside else []
     plug_in = "+cen" * ("cen=true" in parts)
@@ -116,7 +154,12 @@ def short_label(label: str) -> str:
 
 def method_name(cell: Cell) -> str:
     """`zoo(sampled)`, `zoo+cen`: what has a value of its own goes without its parameter's name, and a plug-in
-    by its sign."""
+    by its sign. A pruner under a RoI method comes behind that: `sd-rpn+zoo`."""
+    pruned = cell.axis in ("prune", "control") and cell.reference not in (None, "", "clean")
+    return f"{short_label(cell.reference or '')}+{_method(cell)}" if pruned else _method(cell)
+
+
+def _method(cell: Cell) -> str:
     name = cell.family.replace("estimator=", "")
     if name.endswith("(cen=true)"):
         return f"{name.removesuffix('(cen=true)')}+cen"

@@ -134,8 +134,8 @@ class _Tile:
             sheet.rect(x, under, TILE, high, "#f6f8fa", f' stroke="{FRAME}" rx="4"')
             sheet.text(x + 8, under + 8, self.words, NAME, GREY if self.shown.missing else INK)
         y = sheet.text(x, y + top + 8, self.name, NAME, INK, bold=True)
-        colour = _colour(self.shown.score)
-        _mark(sheet, self.shown.score, x, y + 3, colour)
+        colour = colour_of(self.shown.score)
+        draw_mark(sheet, self.shown.score, x, y + 3, colour)
         y = sheet.text(x + (22 if self.shown.score is not None else 0), y + 2, self.answer, TEXT, colour)
         sheet.text(x, y + 2, self.notes, SMALL, GREY)
 
@@ -152,13 +152,14 @@ def _notes(shown: Shown) -> list[str]:
     return [" · ".join(parts) for parts in (first, second) if parts]
 
 
-def _colour(score: float | None) -> str:
+def colour_of(score: float | None) -> str:
+    """Of what was answered."""
     if score is None:
         return INK
     return GREEN if score >= 1 else RED if score <= 0 else AMBER
 
 
-def _mark(sheet: Sheet, score: float | None, x: float, y: float, colour: str) -> None:
+def draw_mark(sheet: Sheet, score: float | None, x: float, y: float, colour: str) -> None:
     """A tick, a cross, or a ring for what is partly right; nothing where nothing was scored."""
     if score is None:
         return
@@ -179,7 +180,7 @@ def embedded(pictures: Sequence[Image.Image | None]) -> list[tuple[str, float, f
     for side, colours in _SIZES:
         found, left = [], BUDGET - _WORDS * max(0, len(pictures) - 20)
         for picture in pictures:
-            found.append(_png(picture, side, colours) if picture else "")
+            found.append(png(picture, side, colours) if picture else "")
             left -= len(found[-1])
             if left < 0 and (side, colours) != _SIZES[-1]:
                 break
@@ -195,8 +196,9 @@ def embedded(pictures: Sequence[Image.Image | None]) -> list[tuple[str, float, f
     return drawn
 
 
-def _png(picture: Image.Image, side: int, colours: int) -> str:
-    small = picture.convert("RGB")
+def png(picture: Image.Image, side: int, colours: int) -> str:
+    """Base64, at most `side` pixels along the longer side, of so many `colours`; 0: all."""
+    small = picture if picture.mode == "L" else picture.convert("RGB")
     scale = side / max(small.size)
     if scale < 1:
         size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))

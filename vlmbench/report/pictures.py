@@ -44,11 +44,11 @@ def write_pictures(run: Path, table: Table, items: Iterable[ItemPanels]) -> list
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for number, item in enumerate(items, 1):
-        written.append(folder / f"{number:02d}-{_file_name(f'{item.task}-{item.item}')}.png")
+        written.append(folder / f"{number:02d}-{file_name(f'{item.task}-{item.item}')}.png")
         draw_item(item).save(written[-1])
     try:
         for block in table.tasks:
-            name = "accuracy" if len(table.tasks) == 1 else f"accuracy-{_file_name(block.task)}"
+            name = "accuracy" if len(table.tasks) == 1 else f"accuracy-{file_name(block.task)}"
             written.append(draw_curves(table, folder / f"{name}.svg", block.task))
             for measure in MEASURES:
                 if any(spot.budget for spot in spots_of(table, block.task, measure)):
@@ -59,7 +59,8 @@ def write_pictures(run: Path, table: Table, items: Iterable[ItemPanels]) -> list
     return written
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """Without what a file system or a command line might stumble over."""
     return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)[:80]
 
 

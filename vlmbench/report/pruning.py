@@ -6,7 +6,16 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlmbench.report.fairness import fairness_sections
-from vlmbench.report.figures import TEST, Section, figure_range, images, method_name, percent, short_percent
+from vlmbench.report.figures import (
+    TEST,
+    Section,
+    figure_range,
+    images,
+    method_name,
+    percent,
+    short_label,
+    short_percent,
+)
 from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
@@ -21,7 +30,8 @@ def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
         return
     clean = next((cell for cell in cells if cell.condition == "clean"), None)
     budgets = [s for s in table.summaries if s.task == block.task and "budget" in s.group]
-    yield _accuracy_section(block, clean, pruned, budgets)
+    models = {cell.condition: cell for cell in cells if cell.axis == "roi"}
+    yield _accuracy_section(block, clean, pruned, budgets, models)
     yield from fairness_sections(table, block, pruned)
     summaries = [s for s in table.summaries if s.task == block.task and "condition" in s.group]
     for name in ("stratum", "category"):
@@ -30,17 +40,27 @@ def pruning_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
             yield _group_section(block, name, pruned, groups)
     timed = [cell for cell in cells if cell.speed]
     if timed:
-        yield from _speed_sections(block, timed)
+        yield from speed_sections(block, timed)
 
 
 def _accuracy_section(
-    block: TaskBlock, clean: Cell | None, pruned: Sequence[Cell], budgets: Sequence[Summary]
+    block: TaskBlock,
+    clean: Cell | None,
+    pruned: Sequence[Cell],
+    budgets: Sequence[Summary],
+    models: Mapping[str, Cell],
 ) -> Section:
+    """`models` look at a region, by condition: what is pruned under one of them is held against it."""
     lines = []
     if clean is not None:
         lines.append(f"full model: accuracy {percent(clean.metrics.get('accuracy'))} %")
         lines.append(_cost_line(clean))
-    gain = next((g for cell in pruned for g in [cell.metrics.get("image_gain")] if g is not None), None)
+    for name, cell in models.items():
+        if any(row.reference == name for row in pruned):
+            accuracy = percent(cell.metrics.get("accuracy"))
+            lines.append(f"{name}: accuracy {accuracy} %; `{short_label(name)}+` is held against it")
+    full = [cell for cell in pruned if cell.reference not in models] or pruned
+    gain = next((g for cell in full for g in [cell.metrics.get("image_gain")] if g is not None), None)
     if gain is not None:
         lines.append(f"above the blind run (no visual token): {percent(gain, signed=True)} points")
     rows = [_accuracy_row(cell, clean) for cell in pruned]
@@ -67,18 +87,20 @@ def detectable_lines(
     against_full: Sequence[Mapping[str, Estimate]],
     between: Iterable[Mapping[str, Estimate]] = (),
     clusters: int | None = None,
+    full: str = "the full model",
 ) -> tuple[str, ...]:
     """At most one line: differences that this sample cannot show. Ranges, because how far a difference must
-    go depends on how many answers the two sides share. `clusters`: images, named where no size is known."""
+    go depends on how many answers the two sides share. `clusters`: images, named where no size is known;
+    `full`: what `against_full` counts against."""
 
     def known(metrics: Iterable[Mapping[str, Estimate]], names: Sequence[str]) -> list[Estimate]:
         found = [each[name] for each in metrics for name in names if name in each]
         return [figure for figure in found if figure.value]
 
-    full, two = known(against_full, ("detectable",)), known(between, ("detectable_least", "detectable_most"))
+    one, two = known(against_full, ("detectable",)), known(between, ("detectable_least", "detectable_most"))
     parts = [
         f"below {figure_range([figure.value or 0.0 for figure in figures])} points {what}"
-        for figures, what in ((full, "from the full model"), (two, "between two methods"))
+        for figures, what in ((one, f"from {full}"), (two, "between two methods"))
         if figures
     ]
     if not parts:
@@ -89,7 +111,7 @@ def detectable_lines(
             " or not even 100 points would do"
         )
         return (unknown,) if most else ()
-    counts = sorted({figure.n for figure in (*full, *two)})
+    counts = sorted({figure.n for figure in (*one, *two)})
     n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     told = " and ".join(parts)
     return (f"at n = {n}, differences {told} cannot be told apart ({TEST})",)
@@ -145,7 +167,7 @@ def _group_section(block: TaskBlock, name: str, cells: Sequence[Cell], groups: S
     return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows, below)
 
 
-def _speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section]:
+def speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section]:
     """One per batch size, output length and way of launching: only within them are speeds comparable."""
     settings = dict.fromkeys((s.batch, s.new_tokens, s.mode) for cell in timed for s in cell.speed)
     for batch, new_tokens, mode in settings:

@@ -7,9 +7,20 @@ from dataclasses import replace
 
 from vlmbench.report.churn import churn_sections
 from vlmbench.report.crossing import crossing_sections
-from vlmbench.report.figures import Section, images, percent, resolution, short_label, short_percent
+from vlmbench.report.figures import (
+    TESTS,
+    Section,
+    images,
+    lines_of_tests,
+    p_value,
+    percent,
+    resolution,
+    short_label,
+    short_percent,
+)
 from vlmbench.report.forecast import forecast_sections
 from vlmbench.report.pruning import detectable_lines, pruning_sections
+from vlmbench.report.roi import move_sections, roi_sections
 from vlmbench.schema import Estimate, Summary, Table, TaskBlock
 
 
@@ -17,6 +28,7 @@ def sections(table: Table) -> list[Section]:
     """The whole table, most important first."""
     found = [_head(table)]
     for block in table.tasks:
+        found += roi_sections(table, block)
         found += pruning_sections(table, block)
         found += _perturb_sections(table, block)
     if table.notes:
@@ -57,13 +69,13 @@ def _times(table: Table) -> Iterator[str]:
         yield f"milliseconds per request: {stages} (preparing runs beside the model)"
 
 
-_PRUNING = {"condition", "method", "budget", "churn", "cross", "forecast", "drift"}
+_OTHERS = {"condition", "method", "budget", "churn", "cross", "forecast", "drift", "roi"}
 """Keys of summaries that do not tell what perturbations do to one model."""
 
 
 def _perturb_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
     """What perturbations do to the full model, then to each pruned one."""
-    mine = [s for s in table.summaries if s.task == block.task and not _PRUNING & s.group.keys()]
+    mine = [s for s in table.summaries if s.task == block.task and not _OTHERS & s.group.keys()]
     if any("prune" in s.group for s in mine):
         yield _crossing_section(table, block, mine)
     for pruner in dict.fromkeys(s.group.get("prune", "") for s in mine):
@@ -123,10 +135,10 @@ def _stability_sections(
         accuracy = percent(reference.metrics.get("accuracy"))
         lines.append(f"accuracy on the unchanged input: {accuracy} %")
     if reference is not None and pruner:
-        loyalty = percent(reference.metrics.get("loyalty"))
-        lines.append(
-            f"loyalty: {loyalty} % of the answers equal the full model's; flips count against {pruner}"
-        )
+        loyalty = reference.metrics.get("loyalty")
+        whose = "the full model's" if reference.reference == "clean" else f"those of {reference.reference}"
+        equal = f"loyalty: {percent(loyalty)} % of the answers equal {whose}; " if loyalty else ""
+        lines.append(f"{equal}flips count against {pruner}")
     axes = [s for s in summaries if s.group.keys() == {"axis"}]
     if not axes:
         return
@@ -137,6 +149,7 @@ def _stability_sections(
     if families:
         yield _family_section(block, families)
         yield from _tested_section(block, families)
+    yield from move_sections(block, [*axes, *families])
     yield from _token_section(table, block, pruner)
     by_strength = [s for s in summaries if "strength" in s.group]
     if by_strength:
@@ -239,8 +252,8 @@ def _tested_section(block: TaskBlock, families: Sequence[Summary]) -> Iterator[S
             percent(s.metrics.get("accuracy_change"), signed=True),
             str(s.counts["b"]),
             str(s.counts["c"]),
-            _TESTS.get(s.test, s.test or "-"),
-            *(_p_value(s.metrics[name]) for name in ("accuracy_p", "accuracy_p_holm")),
+            TESTS.get(s.test, s.test or "-"),
+            *(p_value(s.metrics[name]) for name in ("accuracy_p", "accuracy_p_holm")),
         )
         for s in families
         if "accuracy_p" in s.metrics
@@ -249,28 +262,10 @@ def _tested_section(block: TaskBlock, families: Sequence[Summary]) -> Iterator[S
         lines = (
             "b: pairs (item, variant) that go from right to wrong; c: from wrong to right",
             "p: of the test named beside it; Holm: after correction over the families",
-            *(line for line, names in _TOLD.items() if any(row[5] in names for row in rows)),
+            *lines_of_tests([row[5] for row in rows]),
         )
         columns = ("axis", "family", "accuracy change", "b", "c", "test", "p", "Holm")
         yield Section(f"{block.task}: accuracy under perturbation", lines, columns, rows)
-
-
-_TESTS = {
-    "mcnemar-exact": "McNemar",
-    "mcnemar-mid-p": "McNemar, mid-p",
-    "sign-flip-exact": "signs, all",
-    "sign-flip": "signs, drawn",
-    "paired-bootstrap": "bootstrap",
-}
-_TOLD = {
-    "McNemar: b against c, exact binomial; mid-p from 25 pairs on": ("McNemar", "McNemar, mid-p"),
-    "signs: sign flips over whole images, whose pairs depend on each other": ("signs, all", "signs, drawn"),
-    "bootstrap: paired, over whole images, for soft scores": ("bootstrap",),
-}
-
-
-def _p_value(figure: Estimate) -> str:
-    return "-" if figure.value is None else f"{figure.value:.2g}" if figure.value >= 1e-4 else "<1e-4"
 
 
 def _strength_section(block: TaskBlock, groups: Sequence[Summary]) -> Section:

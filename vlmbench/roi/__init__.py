@@ -54,9 +54,9 @@ ROIS = Registry(
                 ),
                 Param(
                     "rule",
-                    "components",
-                    "connected components (LLaVA), or the box around all (Qwen)",
-                    choices=("components", "surrounding"),
+                    "auto",
+                    "connected components (LLaVA), or the box around all (Qwen); auto: by the model",
+                    choices=("auto", "components", "surrounding"),
                 ),
                 GIVE,
             ),
@@ -74,6 +74,13 @@ ROIS = Registry(
                     "default",
                     "rule for sinks: this project's, or the paper's of that family",
                     choices=("default", "llava", "qwen"),
+                ),
+                Param(
+                    "rows",
+                    "auto",
+                    "attention of the answer's tokens (the paper), or that which they are predicted from; "
+                    "auto: as the network's teacher",
+                    choices=("auto", "generated", "predicting"),
                 ),
                 Param(
                     "tau", 0.2, "threshold, a share of the map's maximum", low=0.0, high=1.0, open_high=True
@@ -164,8 +171,17 @@ ROIS = Registry(
         Entry(
             "more-pixels",
             f"{_HERE}.more_pixels:MorePixels",
-            "one larger picture of as many tokens, for models of native resolution",
-            (),
+            "the picture alone, shown larger: as many tokens as with a second one",
+            (
+                Param(
+                    "tokens",
+                    2.0,
+                    "visual tokens wanted, times those of the plain request",
+                    low=1.0,
+                    high=16.0,
+                    strength=True,
+                ),
+            ),
             source="control",
         ),
         Entry(

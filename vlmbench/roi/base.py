@@ -24,6 +24,7 @@ Size = tuple[int, int]
 
 NEEDS = (
     "response_attention",
+    "predicting_attention",
     "last_attention",
     "general_attention",
     "attention_gradient",
@@ -60,6 +61,9 @@ class Signals:
     """Layers of the language model."""
     response_attention: Mapping[int, Tensor] | None = None
     """Mean over the generated tokens, end token left out, of their attention to the image."""
+    predicting_attention: Mapping[int, Tensor] | None = None
+    """The same of the rows that these tokens are predicted from: of the last prompt token and of all
+    generated ones but the last."""
     last_attention: Mapping[int, Tensor] | None = None
     """Of the last prompt token."""
     general_attention: Mapping[int, Tensor] | None = None

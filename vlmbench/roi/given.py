@@ -20,6 +20,7 @@ Heads = tuple[tuple[int, int], ...]
 
 _WHY = {
     "response_attention": "the attention of the generated tokens",
+    "predicting_attention": "the attention that the answer is predicted from",
     "last_attention": "the attention of the last prompt token",
     "general_attention": "the attention under the general prompt",
     "attention_gradient": "gradients with respect to attention",

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 class MorePixels(RoiMethod):
     """No region: the model is shown the picture alone, enlarged to the tokens of two.
 
-    What a crop must beat where the model can spend its tokens evenly. It needs a model that sees pictures in
-    their own size; with a fixed input more pixels would not make more tokens.
+    What a crop must beat where the model can spend its tokens evenly. The picture is resized once, from the
+    source pixels: to a larger size where the model sees pictures in their own, to a larger input where its
+    vision tower interpolates the position embeddings, into more tiles where it cuts them. The count of tokens
+    that this really makes is recorded; see `models.larger`.
 
     Control.
+
+    Parameters: tokens, the visual tokens wanted, times those of the plain request.
     """
 
     enlarges: ClassVar[bool] = True
-    """The engine's business: the picture is resized so that its visual tokens number twice those of the plain
-    request, and models of fixed input do not apply."""
+    """The engine's business."""
+
+    tokens: float = 2.0
 
     def region(self, signals: Signals) -> Region | None:
         return None

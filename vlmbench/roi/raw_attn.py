@@ -20,20 +20,24 @@ if TYPE_CHECKING:
     from vlmbench.roi.base import Region, Signals
 
 NAME = "raw-attn"
+AUTO, GENERATED, PREDICTING = "auto", "generated", "predicting"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawAttn(RoiMethod):
-    """Where the generated tokens attend, sinks taken out: what the network is distilled from.
+    """Where the answer's tokens attend, sinks taken out: what the network is distilled from.
 
-    The answer has to be decoded first. The map is the mean over the grounding heads; the region is found as
+    The answer has to be decoded first. A token's attention is its own once it is read again, as in the paper,
+    or that which it was predicted from. The map is the mean over the grounding heads; the region is found as
     SD-RPN's, at a share of the blurred map's maximum, since attention has no scale of its own.
 
     Based on the teacher of SD-RPN (https://arxiv.org/abs/2509.16944).
 
     Parameters: heads and sink_heads, LAYER:HEAD/LAYER:HEAD..: the grounding heads, where empty all heads of
     the middle third of the layers, and those of the sink map, where empty nothing is zeroed; sinks, the rule
-    of `sinks.SINK_RULES`; tau, a share of the maximum; give (see RoiMethod). Reads response_attention.
+    of `sinks.SINK_RULES`; rows, `generated` or `predicting`, or `auto`: those of the network's teacher where
+    there is one (see `settled`), else the paper's; tau, a share of the maximum; give (see RoiMethod). Reads
+    response_attention or predicting_attention.
     """
 
     own: ClassVar[str] = TOKENS
@@ -41,6 +45,7 @@ class RawAttn(RoiMethod):
     heads: str = ""
     sink_heads: str = ""
     sinks: str = "default"
+    rows: str = AUTO
     tau: float = 0.2
 
     def __post_init__(self) -> None:
@@ -49,7 +54,11 @@ class RawAttn(RoiMethod):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"response_attention"})
+        return frozenset({self._read})
+
+    @property
+    def _read(self) -> str:
+        return "predicting_attention" if self.rows == PREDICTING else "response_attention"
 
     def layers(self, depth: int) -> tuple[int, ...]:
         named = [layer for layer, _ in self._heads(self.heads) + self._heads(self.sink_heads)]
@@ -57,8 +66,8 @@ class RawAttn(RoiMethod):
         return tuple(sorted(wanted | (set() if self.heads else set(middle(depth)))))
 
     def map(self, signals: Signals) -> Tensor | None:
-        maps = given(signals.response_attention, "response_attention", NAME)
-        what = "response_attention"
+        what = self._read
+        maps = given(getattr(signals, what), what, NAME)
         if self.heads:
             mean = pick(maps, self._heads(self.heads), what, NAME).mean(0)
         else:

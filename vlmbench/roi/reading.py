@@ -12,8 +12,9 @@ from torch import Tensor
 from vlmbench.errors import ContractError, NotApplicableError
 from vlmbench.models.answer_gradient import attention_gradients, picture, pixel_gradients
 from vlmbench.models.early import early_states
+from vlmbench.models.prefix import Begun, FirstPass
 from vlmbench.models.pruning import Applied
-from vlmbench.models.responses import last_attention, responses
+from vlmbench.models.responses import GENERATED, PREDICTING, last_attention, responses
 from vlmbench.roi.base import NEEDS, Signals, Size
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ class Reading:
     signals: Signals
     answer: Generation | None = None
     """The plain answer, where a need had it written."""
+    begun: Begun | None = None
+    """The prompt as it was read, for an answer to take up; see `models.prefix`."""
 
 
 def read(
@@ -132,8 +135,11 @@ def read(
     layers: Sequence[int] = (),
     max_new_tokens: int = 1,
     rpn: Rpn | None = None,
+    reuse: bool = False,
 ) -> list[Reading]:
     """One per subject, in at most one pass of the model for each need, and two for `pixel_gradient`.
+
+    With `reuse` what was read of the prompts stays in memory with them, where the model allows it.
 
     `layers` are those of every attention asked for. `encoded` is of the family of the features, see
     `Adapter.encode`. Raises UsageError for layers that the model does not have, ContractError for a need
@@ -143,16 +149,18 @@ def read(
     rows, whole = [each.row for each in subjects], [each.features for each in subjects]
     found: list[dict[str, object]] = [{} for _ in subjects]
     answers: list[Generation | None] = [None] * len(subjects)
+    first: FirstPass | None = None
 
     def keep(name: str, values: Sequence[Mapping[int, Tensor]]) -> None:
         for own, value, subject in zip(found, values, subjects, strict=True):
             own[name] = {layer: of[:, subject.view.index] for layer, of in value.items()}
 
-    if "response_attention" in needs:
-        said = responses(adapter, rows, encoded, whole, max_new_tokens, layers)
-        keep("response_attention", [each.attention for each in said])
-        answers = [each.generation for each in said]
-    elif "probability" in needs:
+    for need, of in (("response_attention", GENERATED), ("predicting_attention", PREDICTING)):
+        if need in needs:
+            said = responses(adapter, rows, encoded, whole, max_new_tokens, layers, of)
+            keep(need, [each.attention for each in said])
+            answers = [each.generation for each in said]
+    if "probability" in needs and not needs & {"response_attention", "predicting_attention"}:
         answers = list(adapter.answer(rows, encoded, Applied(tuple(whole)), max_new_tokens))
     if "attention_gradient" in needs:
         slopes = attention_gradients(adapter, rows, encoded, whole, layers)
@@ -170,7 +178,9 @@ def read(
             own["pixel_gradient"] = torch.stack([torch.linalg.vector_norm(each, dim=0) for each in ways])
             own["pixels"] = _viewed(adapter, subject, subject.row.vision["pixel_values"]).float()
     if rpn is not None and "rpn" in needs:
-        states = early_states(adapter, rows, encoded, whole, rpn.shape.start, rpn.shape.layers)
+        start, count = rpn.shape.start, rpn.shape.layers
+        states = early_states(adapter, rows, encoded, whole, start, count, keep=reuse)
+        first = states.first
         with torch.no_grad():
             logits = rpn(states)
         for own, values, subject in zip(found, logits, subjects, strict=True):
@@ -189,8 +199,9 @@ def read(
                 **{name: value for name, value in own.items() if name in wanted},  # type: ignore[arg-type]
             ),
             answer,
+            None if first is None else Begun(first, i, subject.row.visual_tokens),
         )
-        for subject, own, answer in zip(subjects, found, answers, strict=True)
+        for i, (subject, own, answer) in enumerate(zip(subjects, found, answers, strict=True))
     ]
 
 

@@ -58,7 +58,10 @@ class RpnConfig(Schema):
     rotary: bool = Field(description="the head rotates queries and keys by their positions")
     threshold: FiniteFloat = Field(gt=0, lt=1, description="tau: the blurred map above it is the region")
     grounding_heads: Heads = Field((), description="whose maps were the labels")
-    sink_heads: Heads = Field((), description="whose maps told the sinks; empty: all heads of the sink layer")
+    sink_heads: Heads = Field((), description="whose maps told the sinks; empty: no token was one")
+    rows: Literal["generated", "predicting"] = Field(
+        "generated", description="whose attention the maps were: the answer's tokens, or what predicts them"
+    )
     labels: dict[str, JsonValue] = Field(
         default_factory=dict, description="rule of the labels and its numbers"
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TAU = 0.15
 """Where the network has no threshold of its own: the default of the authors' code."""
 
-COMPONENTS, SURROUNDING = "components", "surrounding"
+AUTO, COMPONENTS, SURROUNDING = "auto", "components", "surrounding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,14 @@ class SdRpn(RoiMethod):
 
     Based on SD-RPN (https://arxiv.org/abs/2509.16944).
 
-    Parameters: tau, 0 for the network's own, which the engine puts in its place; rule, `components` (LLaVA in
-    the paper) or `surrounding` (Qwen); give (see RoiMethod). Reads rpn [N].
+    Parameters: tau, 0 for the network's own; rule, `components` (LLaVA in the paper), `surrounding` (Qwen)
+    or `auto`, which is that of the model: see `settled`; give (see RoiMethod). Reads rpn [N].
     """
 
     own: ClassVar[str] = TOKENS
 
     tau: float = 0.0
-    rule: str = COMPONENTS
+    rule: str = AUTO
 
     @property
     def needs(self) -> frozenset[str]:
@@ -52,5 +52,5 @@ class SdRpn(RoiMethod):
     def region(self, signals: Signals) -> Region | None:
         map = self.map(signals)
         assert map is not None
-        find = by_components if self.rule == COMPONENTS else surrounding
+        find = surrounding if self.rule == SURROUNDING else by_components
         return find(map, self.tau or TAU, signals)

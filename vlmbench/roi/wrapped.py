@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 from vlmbench.conditions import parse_spec
 from vlmbench.errors import UsageError
@@ -41,6 +41,12 @@ class Wrapped(RoiMethod):
         name, parameters = parse_spec(self.method)
         entry = ROIS.get(name)
         return cast("RoiMethod", entry.build(entry.part(**parameters)))
+
+    def around(self, inner: RoiMethod) -> Self:
+        """The same around another method."""
+        copy = replace(self)
+        copy.__dict__["inner"] = inner  # where the cached property looks first
+        return copy
 
     @property
     def given(self) -> str:

@@ -1,0 +1,67 @@
+"""The speeds of a run: the timing pass over its conditions, once per batch size and output length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from vlmbench.engine.timing import TimingSettings
+from vlmbench.engine.timing_pass import time_conditions, with_speeds
+from vlmbench.experiments.ceiling import is_ceiling
+
+if TYPE_CHECKING:
+    from vlmbench.experiments.options import TimingPlan
+    from vlmbench.experiments.session import Finished
+    from vlmbench.experiments.tables import TaskPlan
+    from vlmbench.schema import Cell, Table
+
+
+def timed(
+    plans: Sequence[TaskPlan], finished: Finished, timing: TimingPlan, seed: int, newline: str = "counted"
+) -> Table:
+    """The table of a run with speeds in its cells; as it is where none are asked for."""
+    table = finished.table
+    if not timing.repeats:
+        return table
+    wanted = {
+        "repeats": timing.repeats,
+        "batches": list(timing.batches),
+        "new_tokens": list(timing.tokens),
+    }
+    known = _known_speeds(finished, wanted)
+    plan = {**table.plan, "timing": wanted}
+    # a figure of time is read beside the machine that it was measured on
+    table = table.model_copy(update={"environment": finished.environment})
+    if known is not None:
+        cells = [
+            cell.model_copy(update={"speed": known[cell.task, cell.condition].speed}) for cell in table.cells
+        ]
+        return table.model_copy(update={"cells": cells, "plan": plan})
+    for batch, tokens in product(timing.batches, timing.tokens):
+        settings = TimingSettings(
+            batch=batch, new_tokens=tokens, repeats=timing.repeats, seed=seed, newline=newline
+        )
+        timings = {}
+        for task in plans:
+            served = {c.condition for c in table.cells if c.task == task.task.name and c.n}
+            conditions = [
+                v.condition
+                for v in task.variations
+                if v.condition.id in served and not is_ceiling(v.condition)
+            ]
+            timings[task.task.name] = time_conditions(
+                finished.preparer, task.task.name, task.items, conditions, settings, looker=finished.looker
+            )
+        table = with_speeds(table, timings)
+    return table.model_copy(update={"plan": plan})
+
+
+def _known_speeds(finished: Finished, wanted: dict[str, Any]) -> dict[tuple[str, str], Cell] | None:
+    """The cells of an earlier session of this run that measured the same on the same hardware."""
+    before = finished.before
+    if before is None or before.plan.get("timing") != wanted:
+        return None
+    if before.environment.get("hardware") != finished.environment.get("hardware"):
+        return None
+    return {(cell.task, cell.condition): cell for cell in before.cells}
