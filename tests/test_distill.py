@@ -495,7 +495,7 @@ def untrained(plan: DistillOptions, folder: Path) -> distill_session.Session:
     splits = split_items(task.items(limit=plan.samples, seed=0), 0)
     adapter = Adapter(load_model("demo", device="cpu"))
     session = distill_session.prepared(
-        options("demo", "demo-train", folder), plan, task, splits, Ranks(), adapter
+        options("demo", "demo-train", folder), plan, [task], splits, Ranks(), adapter
     )
     from vlmbench.experiments.distill_progress import Stages
 
@@ -557,7 +557,7 @@ def test_a_task_without_images(tiny_model: Tiny, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ("--model openai:gpt", "openai:gpt is a served model"),
-        ("--task demo,demo-train", "--task must name one task to distil on: got 'demo,demo-train'"),
+        ("--task ,", "--task names nothing: got ','"),
         ("--preset papre", "unknown preset 'papre': did you mean 'paper'?"),
         ("--teacher-rows generate", "unknown teacher rows 'generate': did you mean 'generated'?"),
         ("--mixed-precision bf15", "unknown mixed precision 'bf15': did you mean 'bf16'?"),
@@ -566,7 +566,7 @@ def test_a_task_without_images(tiny_model: Tiny, tmp_path: Path) -> None:
         ("--heads 9:0", "--heads: layer 9 does not exist, the language model has 8: 0 to 7"),
         ("--start 8", "the network must start at a layer from 1 to 7: got 8"),
         ("--start 6 --layers 3", "from layer 6 of 8 the network can have 1 to 2 layers: got 3"),
-        ("--samples 7", "7 questions on 1 picture: a network needs at least 3"),
+        ("--task demo-train --samples 7", "7 questions on 1 picture: a network needs at least 3"),
         ("--batch-size 1 --accumulate 2", "--batch-size 1 is too small for --accumulate 2 and 1 process"),
     ],
 )

@@ -21,8 +21,8 @@ Samples = Annotated[
     typer.Option(
         "--samples",
         min=3,
-        help="Questions in all: an eighth each chooses heads and calibrates, the others train. They are the "
-        "first of a seeded order, as by --limit elsewhere.",
+        help="Questions in all, of several tasks equally many each: an eighth each chooses heads and "
+        "calibrates, the others train. They are the first of a seeded order, as by --limit elsewhere.",
         rich_help_panel=o.MODEL,
     ),
 ]
@@ -152,7 +152,7 @@ Json = Annotated[
 def distill(
     ctx: typer.Context,
     model: o.Model = "demo",
-    task: o.Task = "demo-train",
+    task: o.Task = "demo-train,demo-canvas-train",
     samples: Samples = 3000,
     start: Start = None,
     layers: Layers = None,

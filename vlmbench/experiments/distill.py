@@ -9,7 +9,10 @@ from vlmbench.errors import UsageError, unknown
 from vlmbench.experiments.options import RunOptions, check_sources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vlmbench.experiments.distill_session import Distilled
+    from vlmbench.items import Item
 
 SAMPLES = 3000
 COUNT = 3
@@ -22,7 +25,7 @@ class DistillOptions:
     """None stands for what the preset or the model gives. Raises UsageError for what cannot be meant."""
 
     samples: int = SAMPLES
-    """Questions in all."""
+    """Questions in all; of several tasks equally many each."""
     start: int | None = None
     layers: int | None = None
     heads: str = ""
@@ -61,10 +64,19 @@ class DistillOptions:
 
 def check_names(options: RunOptions, distill: DistillOptions) -> None:
     """Tells a misspelt name before the model is loaded. Raises UsageError."""
-    if len([name for name in options.tasks.split(",") if name.strip()]) != 1:
-        raise UsageError(f"--task must name one task to distil on: got {options.tasks!r}")
+    if not _names(options):
+        raise UsageError(f"--task names nothing: got {options.tasks!r}")
     check_sources(options)
     distill.check()
+
+
+def _names(options: RunOptions) -> list[str]:
+    return [name for name in options.tasks.split(",") if name.strip()]
+
+
+def _of(task: str, items: Sequence[Item]) -> list[Item]:
+    """Told apart from those of other tasks, which may have the same names."""
+    return [i.changed(id=f"{task}/{i.id}", cluster=f"{task}/{i.cluster}") for i in items]
 
 
 def run(options: RunOptions, distill: DistillOptions) -> Distilled:
@@ -75,18 +87,24 @@ def run(options: RunOptions, distill: DistillOptions) -> Distilled:
     from vlmbench.models.adapter import Adapter
     from vlmbench.models.loading import load_model
     from vlmbench.roi.distilling.splits import split_items
-    from vlmbench.tasks.load import load_task
+    from vlmbench.tasks.load import load_tasks
     from vlmbench.tasks.loaders.images import MissingImage
 
-    task = load_task(options.tasks.strip())
-    items = task.items(limit=distill.samples, seed=options.seed)
-    shown = [i for i in items if i.images and not any(isinstance(s, MissingImage) for s in i.images)]
-    if not shown:
-        raise UsageError(f"task {task.name} has no images: a network is distilled from questions on pictures")
+    tasks = load_tasks(_names(options))
+    shown: list[Item] = []
+    for number, task in enumerate(tasks):
+        share = distill.samples * (number + 1) // len(tasks) - distill.samples * number // len(tasks)
+        items = task.items(limit=share, seed=options.seed)
+        items = [i for i in items if i.images and not any(isinstance(s, MissingImage) for s in i.images)]
+        if not items:
+            raise UsageError(
+                f"task {task.name} has no images: a network is distilled from questions on pictures"
+            )
+        shown += items if len(tasks) == 1 else _of(task.name, items)
     splits = split_items(shown, options.seed)
     ranks = find_ranks(options.device)
     loaded = load_model(options.model, dtype=options.dtype, device=options.device, attn=options.attn)
-    session = prepared(options, distill, task, splits, ranks, Adapter(loaded))
+    session = prepared(options, distill, tasks, splits, ranks, Adapter(loaded))
     try:
         return session.run()
     except Exception as error:

@@ -64,7 +64,7 @@ class Distilled:
 def prepared(
     options: RunOptions,
     distill: DistillOptions,
-    task: Task,
+    tasks: Sequence[Task],
     splits: Splits,
     ranks: Ranks,
     adapter: Adapter,
@@ -88,9 +88,10 @@ def prepared(
     precision = distill.precision
     if precision == "auto":
         precision = "bf16" if adapter.device.type == "cuda" else "no"
-    tokens = min(NEW_TOKENS, task.spec.max_new_tokens)
+    tokens = min(NEW_TOKENS, max(task.spec.max_new_tokens for task in tasks))
+    names = ",".join(task.name for task in tasks)
     training = {
-        "task": task.name,
+        "task": names,
         "questions": {
             "heads": len(splits.heads),
             "train": len(splits.train),
@@ -105,10 +106,11 @@ def prepared(
         "every": distill.every,
     }
     decides = training, asdict(shape), distill.heads, distill.count, _versions()
-    data_hash = splits.data_hash(task.data_hash)
+    own = [task.data_hash for task in tasks]
+    data_hash = splits.data_hash(own[0] if len(own) == 1 else digest(own))
     run = digest(adapter.loaded.revision, adapter.loaded.attention, data_hash, decides, length=32)
     short = adapter.loaded.id.rstrip("/").rsplit("/", 1)[-1]
-    folder = options.out or Path("runs") / f"distill-{short}-{task.name}-{run[:8]}"
+    folder = options.out or Path("runs") / f"distill-{short}-{names.replace(',', '-')}-{run[:8]}"
     collector = Collector(
         Shower(adapter, tokens),
         made,

@@ -30,7 +30,8 @@ def settled(method: RoiMethod, config: RpnConfig | None) -> RoiMethod:
         sinks = method.sink_heads or _named(config.sink_heads)
         # heads were chosen by these rows, and say little of others
         rows = config.rows if method.rows == AUTO else method.rows
-        return replace(method, heads=_named(config.grounding_heads), sink_heads=sinks, rows=rows)
+        rule = str(config.sinks.get("rule", method.sinks))
+        return replace(method, heads=_named(config.grounding_heads), sink_heads=sinks, sinks=rule, rows=rows)
     if isinstance(method, Wrapped):
         inner = settled(method.inner, config)
         return method if inner == method.inner else method.around(inner)
