@@ -22,6 +22,7 @@ from roi_bench.cases import SHAPES, demo, random_model
 from roi_bench.throughput import Setting, bench_throughput
 
 from vlmbench.engine.manifest import describe_hardware
+from vlmbench.engine.timing import LEAST_REPEATS
 
 
 def main() -> None:
@@ -43,6 +44,11 @@ def main() -> None:
     unknown = sorted(set(names) - {"demo", *SHAPES})
     if unknown:
         parser.error(f"--shape takes demo, {', '.join(SHAPES)}: got {unknown[0]}")
+    sizes = args.batch.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        parser.error(f"--batch takes whole numbers above 0, comma-separated: got {args.batch}")
+    if args.repeats < LEAST_REPEATS or args.new_tokens < 1:
+        parser.error(f"--repeats must be {LEAST_REPEATS} or more, --new-tokens 1 or more")
     if "7b" in names and device.type != "cuda":
         parser.error("--shape 7b needs a CUDA device")
     if not (0 <= args.zoom <= 1 and 0 < args.tokens <= 1):
@@ -60,7 +66,7 @@ def main() -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         adapter = demo() if name == "demo" else random_model(SHAPES[name], device, dtype)
         title = "demo" if name == "demo" else SHAPES[name].name
-        for batch in args.batch.split(","):
+        for batch in sizes:
             setting = Setting(args.zoom, args.tokens, int(batch), args.new_tokens, args.repeats, seconds)
             for each in bench_throughput(adapter, title, setting):
                 if not lines or lines[-1].section != each.section:

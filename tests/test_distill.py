@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vlmbench.cli.app import run as command
 from vlmbench.errors import ItemError, UsageError
 from vlmbench.experiments import distill_session
 from vlmbench.experiments.distill import DistillOptions, run
+from vlmbench.experiments.distill_progress import Stages
 from vlmbench.experiments.options import RunOptions
 from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
@@ -34,6 +35,7 @@ from vlmbench.roi.distilling import training
 from vlmbench.roi.distilling.calibration import TAUS, mask_iou, measure
 from vlmbench.roi.distilling.questions import reworded, triples
 from vlmbench.roi.distilling.recipe import WHERE, recipe
+from vlmbench.roi.distilling.run_folder import RunFolder
 from vlmbench.roi.distilling.showing import Shower
 from vlmbench.roi.distilling.splits import Splits, split_items
 from vlmbench.roi.distilling.states import Lesson, Lessons
@@ -42,7 +44,7 @@ from vlmbench.roi.distilling.training import Now, Schedule, accelerator_of, trai
 from vlmbench.roi.labels import LabelRule
 from vlmbench.roi.reading import read
 from vlmbench.roi.rpn import Rpn, rpn_shape
-from vlmbench.roi.rpn_file import WEIGHTS, load_rpn
+from vlmbench.roi.rpn_file import WEIGHTS, RpnConfig, load_rpn
 from vlmbench.roi.settled import settled
 from vlmbench.roi.spatial import blur
 from vlmbench.tasks.load import load_task
@@ -497,8 +499,6 @@ def untrained(plan: DistillOptions, folder: Path) -> distill_session.Session:
     session = distill_session.prepared(
         options("demo", "demo-train", folder), plan, [task], splits, Ranks(), adapter
     )
-    from vlmbench.experiments.distill_progress import Stages
-
     session.collector.work.open()
     stages = Stages(False)
     teacher, _ = session._teacher(stages)
@@ -564,6 +564,8 @@ def test_a_task_without_images(tiny_model: Tiny, tmp_path: Path) -> None:
         ("--lr 2", "--lr must be above 0 and below 1: got 2"),
         ("--heads 3-1", "--heads: cannot read heads '3-1': expected LAYER:HEAD/LAYER:HEAD.."),
         ("--heads 9:0", "--heads: layer 9 does not exist, the language model has 8: 0 to 7"),
+        ("--heads 3:1/3:4", "--heads: head 4 does not exist, layer 3 has 4: 0 to 3"),
+        ("--task demo,demo-train,demo-canvas,demo-canvas-train --samples 3", "3 is too few for 4 tasks"),
         ("--start 8", "the network must start at a layer from 1 to 7: got 8"),
         ("--start 6 --layers 3", "from layer 6 of 8 the network can have 1 to 2 layers: got 3"),
         ("--task demo-train --samples 7", "7 questions on 1 picture: a network needs at least 3"),
@@ -576,6 +578,150 @@ def test_bad_options(arguments: str, said: str, capsys: pytest.CaptureFixture[st
     assert code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def asked(folder: Path, questions: Sequence[str], pictures: Sequence[Any] = (), **spec: Any) -> Path:
+    """A task of one question on each of 32 pictures."""
+    (folder / "images").mkdir()
+    for i in range(33):
+        picture(i, (96, 96)).save(folder / "images" / f"{i}.png")
+    rows = [
+        {
+            "id": str(i),
+            "images": pictures[i] if pictures else [f"{i}.png"],
+            "question": questions[i % len(questions)],
+            "answer": "yes",
+        }
+        for i in range(32)
+    ]
+    return write_rows(folder, rows, **spec)
+
+
+def test_one_question_on_every_picture(tiny_model: Tiny, tmp_path: Path, lenient: None) -> None:
+    """Nothing to choose heads by: what the message says to do is possible."""
+    model, task = tiny_model("llava"), asked(tmp_path, QUESTIONS[:1])
+    with pytest.raises(UsageError, match=r"no question to choose attention heads on: .* name the heads with"):
+        run(options(model, task, tmp_path / "out"), SMALL)
+    made = run(options(model, task, tmp_path / "named"), replace(SMALL, heads="2:0/3:1"))
+    assert made.config.grounding_heads == ((2, 0), (3, 1))
+    assert made.config.sink_heads == ()
+    about = made.config.training["heads"]
+    assert isinstance(about, dict)
+    assert (about["items"], about["scores"], about["entropy_heads"]) == (0, [], [])
+    with pytest.raises(UsageError, match="100% of the visual tokens are taken for attention sinks"):
+        run(options(model, task, tmp_path / "paper"), replace(SMALL, heads="2:0", preset="paper"))
+    heads = json.loads((tmp_path / "paper" / "checkpoint" / "heads.json").read_text())
+    assert heads["sinks"] == [[2, head] for head in range(4)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_on_several_pictures(family: str, tiny_model: Tiny, tmp_path: Path, lenient: None) -> None:
+    """Of all of them labels are made; two that share a picture are on one side."""
+    pictures = [[f"{i}.png", f"{i ^ 1}.png"][: 1 + i // 2 % 2] for i in range(32)]
+    task = asked(tmp_path, QUESTIONS, pictures)
+    found = run(options(tiny_model(family), task, tmp_path / "out"), SMALL).config.training
+    sizes = found["questions"]
+    assert isinstance(sizes, dict)
+    assert sum(sizes.values()) == 32
+    assert found["usable"] == {"train": sizes["train"], "held_out": sizes["held_out"], "dropped": {}}
+
+
+def test_answers_of_one_token(
+    tiny_model: Tiny, tmp_path: Path, lenient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token's own attention is known where it is read again, one step after it was written."""
+    monkeypatch.setitem(labels.LABEL_RULES, "llava", LabelRule(floor=0.0, wide=1.1, sinks=1.0))
+    task = asked(tmp_path, QUESTIONS, max_new_tokens=1)
+    for rows, tokens in (("generated", 2), ("predicting", 1)):
+        made = run(options(tiny_model("llava"), task, tmp_path / rows), replace(SMALL, rows=rows))
+        assert made.config.training["new_tokens"] == tokens
+        assert made.config.training["usable"] == {"train": 24, "held_out": 4, "dropped": {}}
+
+
+def test_pictures_that_cannot_be_read_are_told(tiny_model: Tiny, tmp_path: Path, lenient: None) -> None:
+    pictures = [["broken.png"] if i % 2 else [f"{i}.png"] for i in range(32)]
+    task = asked(tmp_path, QUESTIONS, pictures)
+    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
+    said = r"too few usable labels to train on: .* dropped: \d+ cannot be asked \(.*broken\.png"
+    with pytest.raises(UsageError, match=said):
+        run(options(tiny_model("llava"), task, tmp_path / "out"), replace(SMALL, heads="2:0"))
+    assert labels.count_reasons(["", "a: one", "a: two", "b"]) == {"a": 2, "b": 1}
+
+
+def test_what_a_killed_run_may_leave(tiny_model: Tiny, own_task: Path, tmp_path: Path, lenient: None) -> None:
+    """A folder without its mark, a network without its weights; what others have put there stays."""
+    plan = options(tiny_model("llava"), own_task, tmp_path / "out")
+    left = tmp_path / "out" / "checkpoint"
+    left.mkdir(parents=True)
+    (left / ".run.json.k1lled").write_text("{")
+    first = run(plan, SMALL)
+    assert not left.exists()
+    weights = (first.folder / WEIGHTS).read_bytes()
+    (first.folder / WEIGHTS).unlink()
+    assert not run(plan, SMALL).was_there
+    assert (first.folder / WEIGHTS).read_bytes() == weights
+    (first.folder / "config.json").unlink()
+    left.mkdir()
+    (left / "notes").write_text("mine")
+    with pytest.raises(UsageError, match="its folder 'checkpoint' is not of distill: move it"):
+        run(plan, SMALL)
+    assert [path.name for path in left.iterdir()] == ["notes"]
+
+
+def test_all_processes_see_whether_heads_are_there(
+    tiny_model: Tiny, own_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that looks before they are written takes part in the choice, and so must the others."""
+    from vlmbench.engine.ranks import Ranks
+
+    task = load_task(str(own_task))
+    splits = split_items(task.items(), 0)
+    plan = options(tiny_model("llava"), own_task, tmp_path / "out")
+    session = distill_session.prepared(plan, SMALL, [task], splits, Ranks(), opened(tiny_model("llava")))
+    session.collector.work.open()
+    session._teacher(Stages(False))
+    led: list[bool] = []
+    monkeypatch.setattr(Ranks, "any", lambda self, holds: True)
+    monkeypatch.setattr(Ranks, "lead", lambda self, work: led.append(True))
+    session._teacher(Stages(False))
+    assert led == [True]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="file is a file; choose another --out"):
+        RunFolder(tmp_path / "file", "a").open()
+    with pytest.raises(UsageError, match=r"cannot be created \(Not a directory\); choose another --out"):
+        RunFolder(tmp_path / "file" / "in", "a").open()
+
+
+def test_out_of_memory_says_what_to_do(
+    tiny_model: Tiny, own_task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("vlmbench.roi.distilling.teacher.responses", full)
+    with pytest.raises(UsageError, match="out of memory: cut each step into more parts by a larger --accum"):
+        run(options(tiny_model("llava"), own_task, tmp_path / "out"), SMALL)
+
+
+def test_large_pictures_are_not_hoarded(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    shower = Shower(opened(tiny_model("llava")), 3)
+    monkeypatch.setattr("vlmbench.roi.distilling.showing._PIXELS", 4 * 96 * 96)
+    assert len(shower.show([item(str(i), i) for i in range(9)]).shown) == 9
+    assert [*shower._pictures] == [f"noise-{i}" for i in range(5, 9)]
+    monkeypatch.setattr("vlmbench.roi.distilling.showing._PIXELS", 1)
+    shower.show([item("a", 0)])
+    assert [*shower._pictures] == ["noise-0"]
+
+
+def test_a_rule_of_sinks_that_is_named_holds() -> None:
+    """Beside a network whose file names another one."""
+    config = RpnConfig.model_construct(grounding_heads=((3, 1),), sinks={"rule": "qwen"}, rows="generated")
+    for named, rule in (("default", "qwen"), ("llava", "llava")):
+        method = settled(get("raw-attn")(sinks=named), config)
+        assert (method.sinks, method.heads) == (rule, "3:1")
 
 
 def test_a_decoder_that_cannot_be_copied(tiny_model: Tiny, own_task: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from vlmbench.metrics.tabulate import TaskResult, Variation, tabulate
 from vlmbench.report.figures import short_label
 from vlmbench.report.printing import print_terminal
 from vlmbench.report.view import sections
-from vlmbench.schema import Cell, Estimate, PixelBox, Record, RegionRecord, State, Summary, Table
+from vlmbench.schema import Cell, Estimate, PixelBox, Record, RegionRecord, Speed, State, Summary, Table
 
 Tiny = Callable[[str], Path]
 SIDE = 24
@@ -339,12 +339,83 @@ def test_the_sections_name_what_a_reader_must_know(
     assert gain.rows[1][at] == f"{value(own, 'gained') * N:.0f}/{value(own, 'lost') * N:.0f}"
     only = next(s for s in sections(table) if s.title.endswith("only the items that were zoomed"))
     assert [row[0] for row in only.rows] == ["seldom"]
+    # a sentence over two lines would be two items of a list in Markdown
+    for section in (s for s in sections(table) if s.title.startswith("t: ")):
+        assert all(len(f"  {line}") <= 80 for line in section.lines), section.title
     for wide in (80, 120):
         monkeypatch.setenv("COLUMNS", str(wide))
         print_terminal(table)
         shown = capsys.readouterr().out
         assert "looking again, by object size" in shown
         assert "…" not in shown
+
+
+def test_speeds_of_a_second_look_tell_the_look_and_not_a_selection(table: Table) -> None:
+    """Only the look and the share zoomed among what was timed; `none` is the reference, not a method."""
+
+    def speed(mode: str, zoomed: float | None, ratio: float) -> Speed:
+        known = Estimate(value=ratio, low=ratio - 0.1, high=ratio + 0.1, n=7)
+        return Speed(
+            batch=1,
+            new_tokens=8,
+            repeats=7,
+            mode=mode,
+            bound="launch",
+            visual_tokens=10,
+            encode_ms=1,
+            method_ms=-0.02,
+            prefill_ms=2,
+            look_ms=None if zoomed is None else 12.3,
+            zoomed=zoomed,
+            ttft_ms=Estimate(value=20.0),
+            total_ms=Estimate(value=30.0),
+            prefill_speedup=known,
+            ttft_speedup=known,
+            total_speedup=known if mode == "ops" else Estimate(value=None),
+        )
+
+    speeds = {
+        "clean": [speed("ops", None, 1.0), speed("graph", None, 1.0)],
+        "seldom": [speed("ops", 2 / 7, 0.8)],
+        "more-pixels": [speed("ops", 1.0, 0.5)],
+    }
+    cells = [each.model_copy(update={"speed": speeds.get(each.condition, [])}) for each in table.cells]
+    found = [s for s in sections(table.model_copy(update={"cells": cells})) if "speed" in s.title]
+    assert [s.title.split(" · ")[-2] for s in found] == ["ops"]  # what looks twice is never one launch
+    rows = {row[0]: dict(zip(found[0].columns, row, strict=True)) for row in found[0].rows}
+    assert rows.keys() == {"none", "seldom", "more-pixels"}
+    assert not {"ratio", "select"} & rows["none"].keys()
+    assert [rows[name]["look"] for name in rows] == ["-", "12.3", "12.3"]
+    assert [rows[name]["zoom %"] for name in rows] == ["-", "28.6", "-"]
+    assert all(len(f"  {line}") <= 80 for line in found[0].lines)
+    assert rows["seldom"]["all ×"] == "0.80 [0.70, 0.90]"
+    # of a slow-down the upper end decides: .8 / .9 and .5 / .6, rounded down
+    assert "from 0.83 to 0.88 on" in found[0].below[0]
+
+
+def test_what_is_left_out_is_counted_once_and_told_from_what_failed(table: Table) -> None:
+    """A note is of a family: `center` and `center(share=0.1)` are one. Failures have no note of their own."""
+    made = cell(table, "oracle")
+
+    def like(condition: str, family: str, lost: int, failed: int) -> Cell:
+        states = {State.PARSED: N - lost - failed, State.NOT_APPLICABLE: lost, State.ERROR: failed}
+        update = {"condition": condition, "family": family, "n": N - lost - failed, "states": states}
+        return made.model_copy(update=update)
+
+    cells = [
+        like("center", "center", 2, 0),
+        like("center(share=0.1)", "center", 2, 3),
+        like("random", "random", 0, 3),
+        like("rel-attn", "rel-attn", 0, 0),
+    ]
+    note = f"t: center: 4 of {2 * N} left out: too small (4)"
+    shown = table.model_copy(update={"cells": [cell(table, "clean"), *cells], "notes": [note]})
+    gain = next(s for s in sections(shown) if s.title == "t: looking again")
+    told = [line for line in gain.below if "left out" in line or "failed" in line]
+    assert told == [
+        f"center: 4 of {2 * N} left out: too small (4)",
+        f"3 of {N} items failed, see the notes: center(share=0.1), random",
+    ]
 
 
 # two tables

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmbench.conditions import Condition
 from vlmbench.engine.compute import Answer, Answerer
-from vlmbench.engine.looking import Looker
+from vlmbench.engine.looking import Looked, Looker
 from vlmbench.engine.plan import Request
 from vlmbench.engine.prepare import Prepared, Preparer
 from vlmbench.engine.sight import Sight
@@ -128,6 +128,39 @@ def test_a_prompt_taken_up_again_is_read_the_same(family: str, attn: str, load: 
     assert ran[len(layers) - start - 1 :][: len(layers)] == [(i, width) for i in range(len(layers))]
     expected, wanted = logits(adapter, whole)
     assert (again - expected).abs().max() <= EQUAL
+    assert torch.equal(tokens, wanted)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_a_prompt_of_several_pictures_is_taken_up(family: str, load: Load) -> None:
+    """Behind its last picture, whose tokens and those of the others are not read again."""
+    adapter = load(family)
+    shown = [pictures()[:2], pictures()[1:], pictures()]
+    rows = [
+        adapter.prepare(adapter.render(question, len(images)), images, NEW)
+        for images, question in zip(shown, QUESTIONS, strict=True)
+    ]
+    before = adapter.encode(rows, frozenset())
+    start = rpn_shape(adapter.model).start
+    first = early_states(adapter, rows, before, before.features, start, keep=True).first
+    assert first is not None
+    again = [[*images, noise(7, (60, 60))] for images in shown]
+    asked = [
+        adapter.prepare(adapter.render(question, len(images)), images, NEW)
+        for images, question in zip(again, QUESTIONS, strict=True)
+    ]
+    encoded = adapter.encode(asked, frozenset())
+    begun = [Begun(first, i, row.visual_tokens) for i, row in enumerate(rows)]
+    applied = Applied(encoded.features)
+    whole = adapter.model_inputs(asked, encoded, applied)
+    left = adapter.resumed(whole, asked, encoded, applied, begun)
+    assert "past_key_values" in left
+    places = left["input_ids"] == adapter.image_token_id
+    more = [new.visual_tokens - old.visual_tokens for new, old in zip(asked, rows, strict=True)]
+    assert places.sum(1).tolist() == more
+    made, tokens = logits(adapter, left)
+    expected, wanted = logits(adapter, whole)
+    assert (made - expected).abs().max() <= EQUAL
     assert torch.equal(tokens, wanted)
 
 
@@ -242,7 +275,7 @@ def test_tables_do_not_tell_whether_it_was_reused(family: str, give: str, load: 
     prepared = [p for p in map(preparer.prepare, requests) if isinstance(p, Prepared)]
     sight = Sight(adapter)
     plain = Looker(sight, limits, 0, Rpn(adapter.model, rpn_shape(adapter.model)), reuse=False)
-    answers = []
+    answers, begun = [], []
     for looker in (plain, replace(plain, reuse=True)):
         looks = _Looking(looker, Sometimes(give=give))
         answerer = Answerer(sight, {}, limits, "", 1e-4, looker=looks, needs=frozenset())
@@ -251,11 +284,13 @@ def test_tables_do_not_tell_whether_it_was_reused(family: str, give: str, load: 
         zoomed = [a.looked is not None and a.looked.region is not None for a in answers[-1]]
         assert len(zoomed) == len(prepared)
         assert {True, False} == set(zoomed)
-    begun = [a.looked is not None and a.looked.begun is not None for a in answers[1]]
+        begun.append(looks.begun)
+        # an answer does not hold on to what was read for it
+        assert not any(a.looked is not None and a.looked.begun is not None for a in answers[-1])
     causal = family != "gemma3" and give != "replace"
     # llava-next shows an image among several in other tiles than alone
-    assert all(begun) == causal or family == "llava_next"
-    assert not any(a.looked is not None and a.looked.begun is not None for a in answers[0])
+    assert all(begun[1]) == causal or family == "llava_next"
+    assert begun[0] == [False] * len(answers[0])
     for before, after in zip(*answers, strict=True):
         assert after.generation.text == before.generation.text
         assert after.generation.prob == pytest.approx(before.generation.prob, abs=1e-5)
@@ -269,9 +304,13 @@ class _Looking:
 
     looker: Looker
     method: RoiMethod
+    begun: list[bool] = field(default_factory=list)
+    """Whether what was read of each request can be taken up."""
 
     def look(self, method: RoiMethod, *batch: Any) -> Any:
-        return self.looker.look(self.method, *batch)
+        found = self.looker.look(self.method, *batch)
+        self.begun.extend(isinstance(each, Looked) and each.begun is not None for each in found)
+        return found
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "llava_next", "gemma3", "pixtral"])

@@ -11,6 +11,8 @@ from runs import run
 from vlmbench.experiments.options import RunOptions, TimingPlan
 from vlmbench.experiments.prune import PruneOptions
 from vlmbench.experiments.prune import run as prune
+from vlmbench.experiments.roi import RoiOptions
+from vlmbench.experiments.roi import run as look
 from vlmbench.packing import unpack_indices
 from vlmbench.schema import Cell, Table
 
@@ -38,9 +40,20 @@ def pruned(out: Path) -> Table:
     return prune(options, methods).table
 
 
+def looked(out: Path) -> Table:
+    options = RunOptions(limit=21, batch_size=16, out=out, show_progress=False)
+    methods = RoiOptions("sd-rpn,raw-attn,rel-attn,oracle,more-pixels", timing=TimingPlan(0))
+    return look(options, methods).table
+
+
 @pytest.mark.parametrize(
     ("name", "again"),
-    [("demo-stability.json", perturbed), ("demo-perturb.json", perturbed), ("demo-prune.json", pruned)],
+    [
+        ("demo-stability.json", perturbed),
+        ("demo-perturb.json", perturbed),
+        ("demo-prune.json", pruned),
+        ("demo-roi.json", looked),
+    ],
 )
 def test_results_are_reproduced(name: str, again: Callable[[Path], Table], tmp_path: Path) -> None:
     committed = Table.read(RESULTS / name)
@@ -53,7 +66,8 @@ def test_results_are_reproduced(name: str, again: Callable[[Path], Table], tmp_p
         old_digest[item] == digest
         for item, digest in zip(fresh.tasks[0].items, fresh.tasks[0].digests, strict=True)
     )
-    cells = {cell.condition: cell for cell in committed.cells}
+    assert fresh.identity.get("rpn") == committed.identity.get("rpn")
+    cells = {c.condition: c for c in committed.cells if c.task == fresh.tasks[0].task}
     compared = 0
     for cell in fresh.cells:
         old, new = answers(committed, cells[cell.condition]), answers(fresh, cell)

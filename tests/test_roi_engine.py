@@ -185,20 +185,43 @@ def test_a_region_told_token_by_token_gives_only_its_tokens(
     options = RunOptions(str(model), str(task), out=out, limit=1, batch_size=2, show_progress=False)
     session = Session(options, "roi")
     roi, prune = ROIS.get(corners).part(), PRUNERS.get("divprune").part(ratio=0.5)
-    asked = [Condition(), Condition(roi=roi), Condition(roi=roi, prune=prune)]
-    plan = [Variation(c, "roi" if c.roi else "clean", "", "", "clean" if c.roi else None) for c in asked]
+    asked = [Condition(), Condition(roi=roi), Condition(roi=roi, prune=prune), Condition(prune=prune)]
+    plan = [
+        Variation(c, "roi" if c.roi else "clean", "", "", "clean" if c != asked[0] else None) for c in asked
+    ]
     ((chosen, items, limit),) = session.chosen
     session.run([TaskPlan(chosen, items, limit, plan)])
-    plain, again, pruned = (
+    plain, again, pruned, once = (
         next(r for (_, _, name), r in read_records(out).items() if name == c.id) for c in asked
     )
-    assert [r.detail for r in (plain, again, pruned)] == [""] * 3
+    assert [r.detail for r in (plain, again, pruned, once)] == [""] * 4
     whole = plain.visual_tokens or 0
     assert again.layer_tokens is not None
     shown = again.layer_tokens[0] - whole
     assert 0 < shown < (again.visual_tokens or 0) - whole
     assert pruned.layer_tokens is not None
     assert pruned.layer_tokens[0] == pytest.approx((whole + shown) / 2, abs=1)
+    # boxes are of the picture alone, and the region shows them again
+    assert (once.evidence is None, pruned.evidence) == (False, None)
+
+
+def test_a_crop_that_the_processor_refuses(tiny_model: Tiny, tmp_path: Path) -> None:
+    """A line of text may be thinner than a family takes: no fault of the item, nor of its neighbours."""
+    (tmp_path / "images").mkdir()
+    rows: list[dict[str, Any]] = []
+    for i, box in enumerate(([20, 30, 620, 31], [20, 20, 60, 60])):
+        picture(i, (640, 64)).save(tmp_path / "images" / f"{i}.png")
+        rows.append({"id": f"i{i}", "image": f"{i}.png", "question": "what ?", "answer": "cat", "box": box})
+    task = write_rows(tmp_path, rows)
+    found = looked(tiny_model("qwen2_5_vl"), task, tmp_path / "run", "oracle(margin=0)")
+    thin, fine = (found[f"i{i}", "oracle(margin=0)"] for i in range(2))
+    assert thin.state == "NOT_APPLICABLE"
+    assert thin.detail is not None
+    assert thin.detail.startswith("the region cannot be given back: the processor refused the input: abs")
+    assert fine.roi is not None
+    assert fine.roi.recall == 1
+    alone = looked(tiny_model("qwen2_5_vl"), task, tmp_path / "alone", "oracle(margin=0)", batch_size=1)
+    assert (fine.raw, thin.state) == (alone["i1", fine.condition].raw, alone["i0", thin.condition].state)
 
 
 def test_a_network_that_is_not_there_is_told(tiny_model: Tiny, task: Path, tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def test_the_network_of_a_run(tiny_model: Tiny, task: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="of family llava, but"):
         run(options(tiny_model("qwen2_vl"), task, tmp_path / "other", rpn=tmp_path / "rpn"), method)
     bare = run(options(tiny_model("llava"), task, tmp_path / "bare"), RoiOptions(timing=UNTIMED))
-    assert "sd-rpn" not in {cell.condition for cell in bare.table.cells}
-    assert any("sd-rpn is left out" in note for note in bare.table.notes)
+    assert not {"sd-rpn", "confidence"} & {cell.condition for cell in bare.table.cells}
+    assert any("sd-rpn and confidence are left out" in note for note in bare.table.notes)
 
 
 def test_what_a_network_settles(tiny_model: Tiny, tmp_path: Path) -> None:

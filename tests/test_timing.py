@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from runs import write_task
+from test_table import small_table
 
 from vlmbench.conditions import CLEAN, Condition
 from vlmbench.engine import timing as timing_module
@@ -34,6 +35,8 @@ from vlmbench.engine.timing_look import Look
 from vlmbench.engine.timing_pass import time_conditions, with_speeds
 from vlmbench.engine.timing_stages import Ready, Stages, before_llm, run_once
 from vlmbench.errors import NotApplicableError, UsageError
+from vlmbench.experiments.options import TimingPlan
+from vlmbench.experiments.timed import timed
 from vlmbench.items import Item
 from vlmbench.models.adapter import Adapter
 from vlmbench.models.loading import load_model
@@ -461,6 +464,21 @@ def test_looking_again_goes_the_full_way(adapter: Adapter, task: Task) -> None:
     assert timing.notes == ("own: speed: sd-rpn was not timed: nothing was given to look with",)
 
 
+@pytest.mark.parametrize("name", sorted(entry.name for entry in ROIS if entry.name != "none"))
+def test_every_way_to_look_again_is_timed(adapter: Adapter, task: Task, name: str) -> None:
+    """Also those that need gradients, which inference mode forbids."""
+    rpn, limits = Rpn(adapter.model, rpn_shape(adapter.model)), {task.name: NEW_TOKENS}
+    looker = Looker(Sight(adapter), limits, 0, rpn)
+    settings = TimingSettings(new_tokens=NEW_TOKENS, repeats=5)
+    preparer = Preparer(adapter, 0, limits)
+    timing = time_conditions(preparer, task.name, task.items(), [CLEAN, looking(name)], settings, looker)
+    assert timing.notes == ()
+    speed = timing.speeds[looking(name).id][0]
+    assert speed.total_speedup.value is not None
+    # what shows the whole picture larger does not look for anything, as in the engine
+    assert (speed.look_ms is None) == (name == "more-pixels")
+
+
 @pytest.mark.parametrize("reuse", [True, False])
 def test_a_look_is_timed_as_the_engine_does_it(adapter: Adapter, task: Task, reuse: bool) -> None:
     """Columns that each layer works on, and the passes of the vision tower."""
@@ -565,3 +583,17 @@ def test_speeds_go_into_the_cells(timing: Timing) -> None:
     assert [cell.speed for cell in filled.cells] == [timing.speeds["clean"], [], [], []]
     assert filled.notes == ["before", "a: speed: after"]
     assert table.cells[0].speed == []
+
+
+def test_a_run_that_is_asked_again_keeps_its_speeds_and_what_could_not_be_timed() -> None:
+    """The figures of the same machine and plan are taken over, with the notes on those that are missing."""
+    wanted = TimingPlan(7)
+    machine = {"hardware": {"cpu": "one"}}
+    plan = {"timing": {"repeats": 7, "batches": [1], "new_tokens": [8]}}
+    fresh = small_table()
+    reason = "t: speed: shift(dx=2) was not timed: too wide"
+    known = fresh.model_copy(update={"environment": machine, "plan": plan, "notes": ["of then", reason]})
+    done = SimpleNamespace(table=fresh, before=known, environment=machine)
+    again = timed([], done, wanted, 0)  # type: ignore[arg-type]
+    assert again.notes == [*fresh.notes, reason]
+    assert again.plan == plan

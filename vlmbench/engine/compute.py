@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -160,8 +160,12 @@ class Answerer:
             for i, generation in zip(going, generations, strict=False):
                 features = by_group.get(ready[i].group)
                 same = overlap(self.sight, choice.before[i], ready[i], features, generation.kept)
-                kept = _recall(pruner, generation, choice.evidence[i])
-                answers[i] = Answer(generation, kept, same, looked.get(i))
+                look = looked.get(i)
+                # boxes are of the first picture: what a region shows of them again would not count
+                twice = look is not None and look.region is not None
+                kept = () if twice else _recall(pruner, generation, choice.evidence[i])
+                # what was read of the prompt is large, and of no use once the answer is there
+                answers[i] = Answer(generation, kept, same, look and replace(look, begun=None))
         end = time.perf_counter()
         times["encode"] += (encoding - start) * 1e3
         if looked or blind:

@@ -92,6 +92,8 @@ class Looker:
             filled += [filled[-1]] * (rows - len(filled))
             most = max(self.max_new_tokens[ready[i].request.task] for i in subjects)
             layers = method.layers(self.sight.adapter.layers)
+            # a pruner takes from the beginning of the prompt too, which is then read anew
+            reuse = self.reuse and method.given != REPLACE and ready[0].request.condition.prune is None
             readings = read(
                 self.sight.adapter,
                 filled,
@@ -100,7 +102,7 @@ class Looker:
                 layers,
                 max(2, most),
                 self.rpn,
-                self.reuse and method.given != REPLACE,
+                reuse,
             )
             for (i, subject), reading in zip(subjects.items(), readings, strict=False):
                 try:
@@ -138,14 +140,22 @@ class Looker:
         if not looked:
             return []
         adapter = self.sight.adapter
-        shots = [self._shot(method, each) for each in looked]
-        made = [adapter.prepare(adapter.render("?", 1), [shot.crop], 0, shot.seen) for shot in shots]
-        filled = [*made, *[made[-1]] * (rows - len(made))]
-        crops = adapter.encode(filled, self.needs).features
-        return [
-            self._given(method, each, shot, features)
-            for each, shot, features in zip(looked, shots, crops, strict=False)
-        ]
+        found: dict[int, Looked | NotApplicableError] = {}
+        shots: dict[int, Shot] = {}
+        made: dict[int, RowInputs] = {}
+        for i, each in enumerate(looked):
+            shots[i] = shot = self._shot(method, each)
+            try:
+                made[i] = adapter.prepare(adapter.render("?", 1), [shot.crop], 0, shot.seen)
+            except ItemError as reason:  # no processor takes a crop of any shape
+                found[i] = _refused(reason)
+        if made:
+            filled = [*made.values()]
+            filled += [filled[-1]] * (rows - len(filled))
+            crops = adapter.encode(filled, self.needs).features
+            for i, features in zip(made, crops, strict=False):
+                found[i] = self._given(method, looked[i], shots[i], features)
+        return [found[i] for i in range(len(looked))]
 
     def _shot(self, method: RoiMethod, looked: Looked) -> Shot:
         """The crop out of the picture as it was before the processor made it smaller."""
@@ -178,7 +188,7 @@ class Looker:
         try:
             row = adapter.prepare(adapter.render(prepared.item.text(), len(images)), images, most, seen)
         except ItemError as reason:  # the prompt with the region is too long for the model
-            return NotApplicableError(f"the region cannot be given back: {reason}")
+            return _refused(reason)
         begun = looked.begun if method.given != REPLACE else None
         features = crop if method.given == REPLACE else joined(looked.features, crop)
         if features.count != row.visual_tokens or (method.given == REPLACE and len(old) > 1):
@@ -215,6 +225,10 @@ class Looker:
             return features
         own = replace(features.images[-1], absent=~inside)
         return replace(features, images=(*features.images[:-1], own))
+
+
+def _refused(reason: ItemError) -> NotApplicableError:
+    return NotApplicableError(f"the region cannot be given back: {reason}")
 
 
 @dataclass(frozen=True, eq=False)

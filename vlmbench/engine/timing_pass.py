@@ -128,7 +128,7 @@ def _ready(
             [prune_seeds(p.request, settings.seed) for p in rows],
             settings.newline,
             _told(sight, pruner, rows),
-            None if method is None or looker is None else Look(looker, method, rows, settings.seed),
+            Look(looker, method, rows, settings.seed) if looker and method and not method.enlarges else None,
         )
         for rows in samples
     ]

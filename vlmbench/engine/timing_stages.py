@@ -189,7 +189,9 @@ def looked(adapter: Adapter, ready: Ready, encoded: EncoderOutput, new_tokens: i
     """
     if ready.look is None:
         return Asked(ready, encoded.features)
-    found = ready.look(encoded)
+    # as the engine looks: some methods need gradients, which inference mode forbids
+    with torch.inference_mode(False), torch.no_grad():
+        found = ready.look(encoded)
     rows = [each.prepared.row for each in found]
     longest = max(row.length for row in rows) + new_tokens
     if adapter.context is not None and longest > adapter.context:

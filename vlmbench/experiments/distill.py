@@ -82,6 +82,7 @@ def _of(task: str, items: Sequence[Item]) -> list[Item]:
 def run(options: RunOptions, distill: DistillOptions) -> Distilled:
     """The whole of it; every process calls it. The same command goes on where a session was interrupted."""
     check_names(options, distill)
+    from vlmbench.engine.compute import is_out_of_memory
     from vlmbench.engine.ranks import find_ranks
     from vlmbench.experiments.distill_session import prepared
     from vlmbench.models.adapter import Adapter
@@ -91,6 +92,8 @@ def run(options: RunOptions, distill: DistillOptions) -> Distilled:
     from vlmbench.tasks.loaders.images import MissingImage
 
     tasks = load_tasks(_names(options))
+    if distill.samples < len(tasks):
+        raise UsageError(f"--samples {distill.samples} is too few for {len(tasks)} tasks: each gives some")
     shown: list[Item] = []
     for number, task in enumerate(tasks):
         share = distill.samples * (number + 1) // len(tasks) - distill.samples * number // len(tasks)
@@ -108,6 +111,10 @@ def run(options: RunOptions, distill: DistillOptions) -> Distilled:
     try:
         return session.run()
     except Exception as error:
+        if is_out_of_memory(error):
+            raise UsageError(
+                "out of memory: cut each step into more parts by a larger --accumulate, in another --out"
+            ) from error
         if session.folder.exists():
             error.run_folder = session.folder  # type: ignore[attr-defined]
         raise

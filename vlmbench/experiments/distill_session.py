@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from vlmbench.engine.manifest import package_versions
 from vlmbench.errors import UsageError
 from vlmbench.experiments.distill_progress import Stages
+from vlmbench.models.responses import GENERATED
 from vlmbench.roi.distilling.calibration import Quality, mean_of, measure
 from vlmbench.roi.distilling.collecting import Collector
 from vlmbench.roi.distilling.recipe import DEFAULT, Recipe, recipe
@@ -73,9 +74,15 @@ def prepared(
     shape = rpn_shape(adapter.model, distill.start, distill.layers)
     # before anything is asked: it refuses layers that it cannot copy
     rpn = Rpn(adapter.model, shape)
-    for layer, _ in read_heads(distill.heads, "--heads"):
+    text = adapter.model.config.get_text_config()
+    for layer, head in read_heads(distill.heads, "--heads"):
         checked(layer, adapter.layers, "--heads")
-    hidden = int(adapter.model.config.get_text_config().hidden_size)
+        if head >= text.num_attention_heads:
+            raise UsageError(
+                f"--heads: head {head} does not exist, layer {layer} has {text.num_attention_heads}: "
+                f"0 to {text.num_attention_heads - 1}"
+            )
+    hidden = int(text.hidden_size)
     made = recipe(
         distill.preset, hidden, shape.rotary, distill.rows, distill.epochs, distill.batch, distill.rate
     )
@@ -88,7 +95,9 @@ def prepared(
     precision = distill.precision
     if precision == "auto":
         precision = "bf16" if adapter.device.type == "cuda" else "no"
-    tokens = min(NEW_TOKENS, max(task.spec.max_new_tokens for task in tasks))
+    # a token is read again one step after it was written
+    least = 2 if made.rows == GENERATED else 1
+    tokens = max(least, min(NEW_TOKENS, max(task.spec.max_new_tokens for task in tasks)))
     names = ",".join(task.name for task in tasks)
     training = {
         "task": names,
@@ -188,7 +197,8 @@ class Session:
         self.collector.work.close()
 
     def _teacher(self, stages: Stages) -> tuple[Teacher, dict[str, Any]]:
-        if self.collector.work.read_heads() is None:
+        # asked together, before the first process writes them
+        if self.ranks.any(self.collector.work.read_heads() is None):
             shape, depth = self.rpn.shape, self.adapter.layers
             layers = calibration_layers(depth, shape.start, shape.layers)
             named = read_heads(self.distill.heads, "--heads")

@@ -88,7 +88,10 @@ def run(options: RunOptions, roi: RoiOptions) -> Result:
     methods = roi.methods
     if methods == METHODS and options.rpn is None and shipped(options.model) is None:
         methods = ",".join(name for name in METHODS.split(",") if name not in NEED_NETWORK)
-        session.notes.append("no region proposal network: sd-rpn is left out; make one with vlmbench distill")
+        left_out = " and ".join(NEED_NETWORK)
+        session.notes.append(
+            f"no region proposal network: {left_out} are left out; make one with vlmbench distill"
+        )
     chosen = variations(methods)
     plans = [TaskPlan(task, items, limit, chosen) for task, items, limit in session.chosen]
     panels: list[ItemRegions] = []

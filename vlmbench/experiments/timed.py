@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vlmbench.experiments.options import TimingPlan
     from vlmbench.experiments.session import Finished
     from vlmbench.experiments.tables import TaskPlan
-    from vlmbench.schema import Cell, Table
+    from vlmbench.schema import Table
 
 
 def timed(
@@ -29,15 +29,16 @@ def timed(
         "batches": list(timing.batches),
         "new_tokens": list(timing.tokens),
     }
-    known = _known_speeds(finished, wanted)
+    before = _measured_before(finished, wanted)
     plan = {**table.plan, "timing": wanted}
     # a figure of time is read beside the machine that it was measured on
     table = table.model_copy(update={"environment": finished.environment})
-    if known is not None:
-        cells = [
-            cell.model_copy(update={"speed": known[cell.task, cell.condition].speed}) for cell in table.cells
-        ]
-        return table.model_copy(update={"cells": cells, "plan": plan})
+    if before is not None:
+        known = {(cell.task, cell.condition): cell.speed for cell in before.cells}
+        cells = [cell.model_copy(update={"speed": known[cell.task, cell.condition]}) for cell in table.cells]
+        starts = tuple(f"{block.task}: speed: " for block in table.tasks)
+        notes = [*table.notes, *(note for note in before.notes if note.startswith(starts))]
+        return table.model_copy(update={"cells": cells, "notes": notes, "plan": plan})
     for batch, tokens in product(timing.batches, timing.tokens):
         settings = TimingSettings(
             batch=batch, new_tokens=tokens, repeats=timing.repeats, seed=seed, newline=newline
@@ -57,11 +58,11 @@ def timed(
     return table.model_copy(update={"plan": plan})
 
 
-def _known_speeds(finished: Finished, wanted: dict[str, Any]) -> dict[tuple[str, str], Cell] | None:
-    """The cells of an earlier session of this run that measured the same on the same hardware."""
+def _measured_before(finished: Finished, wanted: dict[str, Any]) -> Table | None:
+    """What an earlier session of this run wrote, if it measured the same on the same hardware."""
     before = finished.before
     if before is None or before.plan.get("timing") != wanted:
         return None
     if before.environment.get("hardware") != finished.environment.get("hardware"):
         return None
-    return {(cell.task, cell.condition): cell for cell in before.cells}
+    return before

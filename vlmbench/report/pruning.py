@@ -1,8 +1,7 @@
-"""Sections of a table about pruned models: accuracy and what it costs, groups, measured speed."""
+"""Sections of a table about pruned models: accuracy and what it costs, groups."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vlmbench.report.fairness import fairness_sections
@@ -16,7 +15,8 @@ from vlmbench.report.figures import (
     short_label,
     short_percent,
 )
-from vlmbench.schema import Cell, Estimate, Speed, Summary, Table, TaskBlock, Tokens
+from vlmbench.report.speeds import speed_sections
+from vlmbench.schema import Cell, Estimate, Summary, Table, TaskBlock, Tokens
 
 AXES = ("prune", "control")
 COSTS = ("prefill_macs", "kv_bytes")
@@ -165,65 +165,3 @@ def _group_section(block: TaskBlock, name: str, cells: Sequence[Cell], groups: S
     )
     below = detectable_lines([s.metrics for s in groups])
     return Section(f"{block.task}: accuracy % by {name}", (), ("method", "ratio", *labels), rows, below)
-
-
-def speed_sections(block: TaskBlock, timed: Sequence[Cell]) -> Iterator[Section]:
-    """One per batch size, output length and way of launching: only within them are speeds comparable."""
-    settings = dict.fromkeys((s.batch, s.new_tokens, s.mode) for cell in timed for s in cell.speed)
-    for batch, new_tokens, mode in settings:
-        timings = [
-            (cell, speed)
-            for cell in timed
-            for speed in cell.speed
-            if (speed.batch, speed.new_tokens, speed.mode) == (batch, new_tokens, mode)
-        ]
-        rows = [_speed_row(cell, speed) for cell, speed in timings]
-        peak = any(s.peak_bytes is not None for cell in timed for s in cell.speed)
-        columns = ["method", "ratio", "select", "prefill ×", "ttft", "ttft ×", "all ×", "bound"]
-        columns += ["peak MB"] * peak
-        unit = "token" if new_tokens == 1 else "tokens"
-        title = f"{block.task}: speed · batch {batch} · {new_tokens} new {unit} · {mode} · ms, medians"
-        below = _speed_line([speed.ttft_speedup for cell, speed in timings if cell.condition != "clean"])
-        yield Section(title, (), tuple(columns), tuple(rows), below)
-
-
-def _speed_line(speedups: Iterable[Estimate]) -> tuple[str, ...]:
-    """At most one line: speed-ups of the time to the first token that these intervals would not tell from 1.
-
-    No power is claimed: an interval of order statistics assumes no law that one could be computed from. A
-    speed-up v of interval [low, high] is told from 1 where low > 1; with the same relative spread that is
-    from v / low on.
-    """
-    spreads = [s.value / s.low for s in speedups if s.value and s.low]
-    if not spreads:
-        return ()
-    low, high = (f"{math.ceil(100 * spread - 1e-9) / 100:.2f}" for spread in (min(spreads), max(spreads)))
-    sizes = low if low == high else f"{low} to {high}"
-    return (f"ttft: with intervals as wide as these, speed-ups up to {sizes} are not told from 1",)
-
-
-def _speed_row(cell: Cell, speed: Speed) -> tuple[str, ...]:
-    return (
-        method_name(cell) or "clean",
-        cell.strength or "-",
-        _ms(speed.method_ms),
-        _times(speed.prefill_speedup, short=True),
-        _ms(speed.ttft_ms.value),
-        _times(speed.ttft_speedup),
-        _times(speed.total_speedup, short=True),
-        speed.bound,
-        *(() if speed.peak_bytes is None else (f"{speed.peak_bytes / 1e6:.0f}",)),
-    )
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def _times(figure: Estimate, short: bool = False) -> str:
-    """`1.42 [1.30, 1.52]`."""
-    if figure.value is None:
-        return "-"
-    if short or figure.low is None or figure.high is None:
-        return f"{figure.value:.2f}"
-    return f"{figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"

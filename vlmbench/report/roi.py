@@ -15,8 +15,9 @@ from vlmbench.report.figures import (
     resolution,
     short_percent,
 )
-from vlmbench.report.pruning import detectable_lines, speed_sections
-from vlmbench.schema import Cell, Estimate, Summary, Table, TaskBlock
+from vlmbench.report.pruning import detectable_lines
+from vlmbench.report.speeds import look_speed_sections
+from vlmbench.schema import Cell, Estimate, State, Summary, Table, TaskBlock
 
 CONTROLS = ("center", "random", "duplicate", "more-pixels", "replace", "confidence")
 CEILING = "oracle"
@@ -48,7 +49,7 @@ def roi_sections(table: Table, block: TaskBlock) -> Iterator[Section]:
             yield _group_section(block, name, looked, groups)
     timed = [cell for cell in cells if cell.speed]
     if timed and not any(cell.axis in ("prune", "control") for cell in cells):
-        yield from speed_sections(block, timed)
+        yield from look_speed_sections(block, timed)
 
 
 def _gain_section(
@@ -75,7 +76,8 @@ def _gain_section(
         )
     columns = ["method", "acc %", f"vs {_PLAIN}", "p", "zoom %", "+/-", "tokens", "speed"]
     lines = [f"{_PLAIN}: accuracy {percent(clean.metrics.get('accuracy'))} %"] if clean is not None else []
-    lines.append(f"+/-: items that go from wrong to right, and from right to wrong; tokens: × {_PLAIN}'s")
+    lines.append("+/-: items that go from wrong to right, and from right to wrong")
+    lines.append(f"tokens: visual ones that the language model is given, × {_PLAIN}'s")
     if setting is not None:
         batch, new_tokens, mode = setting
         lines.append(f"speed: requests per time × {_PLAIN}'s, batch {batch}, {new_tokens} new tokens, {mode}")
@@ -99,13 +101,22 @@ def _what_they_are(looked: Sequence[Cell]) -> Iterator[str]:
 
 
 def _left_out(table: Table, block: TaskBlock, looked: Sequence[Cell]) -> Iterator[str]:
-    """Methods that could not serve every item, with the reasons that the notes give."""
+    """Methods that could not serve every item, with the reasons that the notes give per family, and those
+    that failed."""
+    lines: dict[str, None] = {}
+    failures: dict[tuple[int, int], list[str]] = {}
     for cell in looked:
-        if cell.n == cell.n_expected:
-            continue
-        start = f"{block.task}: {cell.family}: "
-        reason = next((note.removeprefix(start) for note in table.notes if note.startswith(start)), None)
-        yield f"{cell.condition}: {reason or f'{cell.n_expected - cell.n} of {cell.n_expected} left out'}"
+        failed = cell.states.get(State.ERROR, 0)
+        if failed:
+            failures.setdefault((failed, cell.n_expected), []).append(cell.condition)
+        if cell.n + failed < cell.n_expected:
+            start = f"{block.task}: {cell.family}: "
+            reason = next((note.removeprefix(start) for note in table.notes if note.startswith(start)), None)
+            lost = f"{cell.condition}: {cell.n_expected - cell.n - failed} of {cell.n_expected} left out"
+            lines[lost if reason is None else f"{cell.family}: {reason}"] = None
+    yield from lines
+    for (failed, n), names in failures.items():
+        yield f"{failed} of {counted(n, 'item')} failed, see the notes: {', '.join(names)}"
 
 
 def _tests(block: TaskBlock, looked: Sequence[Cell], tested: dict[str, Summary]) -> Iterator[str]:
@@ -151,10 +162,11 @@ def _box_section(block: TaskBlock, boxed: Sequence[Cell]) -> Section:
         for cell in boxed
     )
     lines = (
-        f"{counted(n, 'item')} with boxes; IoU with what is asked about, recall: share of it in the region,",
-        "both 0 without a region; area: share of the picture, of the regions found;",
-        "of the map, also where no region came of it: pointing: largest cell on a box; AUROC: pixels of",
-        "boxes above all others",
+        f"{counted(n, 'item')} with boxes",
+        "IoU, recall: of the region with what is asked about, 0 without a region",
+        "area: share of the picture that the regions found cover",
+        "pointing: the largest cell of the map is on a box, with a region or without",
+        "AUROC: of the map, pixels of the boxes above all others",
     )
     columns = ("method", "IoU %", "recall", "area", "pointing %", "AUROC")
     found = [cell.metrics.get("box_iou") for cell in boxed]
@@ -179,7 +191,8 @@ def _group_section(block: TaskBlock, name: str, looked: Sequence[Cell], groups: 
     if name == "size":
         sizes = {s.group[name]: s for s in groups if s.group["roi"] == "clean"}
         told = (f"{label} {s.group['share']} ({_n(s):,})" for label, s in sizes.items())
-        lines.append(f"size: share of the picture that the boxes cover: {', '.join(told)}")
+        lines.append("size: share of the picture that the boxes cover, items in thirds")
+        lines.append(", ".join(told))
     below = detectable_lines([s.metrics for s in groups], full=_PLAIN)
     what = "object size" if name == "size" else name
     return Section(
@@ -203,8 +216,8 @@ def move_sections(block: TaskBlock, groups: Sequence[Summary]) -> Iterator[Secti
     if not rows:
         return
     lines = (
-        "IoU of the regions with and without the perturbation, on the unperturbed picture, cut to what both",
-        "show; new, gone: % of requests with a region on one side only; items: with one on both sides",
+        "IoU of the regions with and without the perturbation, on what both pictures show",
+        "new, gone: % of requests with a region on one side only; items: on both sides",
     )
     columns = ("axis", "family", "IoU %", "new", "gone", "flips %", "items")
     found = [s.metrics.get("region_iou") for s in groups]

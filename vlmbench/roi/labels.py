@@ -88,8 +88,9 @@ class Labels:
 
 
 def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
-    """How many images were dropped for each reason, most frequent first."""
-    return dict(Counter(reason for reason in reasons if reason).most_common())
+    """How many images were dropped for each reason, most frequent first. What a reason says behind a colon is
+    of one image, and is left out."""
+    return dict(Counter(reason.partition(": ")[0] for reason in reasons if reason).most_common())
 
 
 def cleaned(map: Tensor, sinks: Tensor | None = None, shown: Tensor | None = None) -> Tensor:

@@ -66,7 +66,7 @@ class RpnConfig(Schema):
         default_factory=dict, description="rule of the labels and its numbers"
     )
     sinks: dict[str, JsonValue] = Field(default_factory=dict, description="rule of the sinks and its numbers")
-    data_hash: str = Field("", description="of the items of training, calibration and test")
+    data_hash: str = Field("", description="of the items that chose heads, trained and calibrated")
     training: dict[str, JsonValue] = Field(default_factory=dict, description="settings of the training")
     curve: tuple[CurvePoint, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict, description="of the packages that trained it")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vlmbench.roi.raw_attn import RawAttn
 from vlmbench.roi.sd_rpn import AUTO, COMPONENTS, SURROUNDING, SdRpn
+from vlmbench.roi.sinks import DEFAULT
 from vlmbench.roi.wrapped import Wrapped
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def settled(method: RoiMethod, config: RpnConfig | None) -> RoiMethod:
         sinks = method.sink_heads or _named(config.sink_heads)
         # heads were chosen by these rows, and say little of others
         rows = config.rows if method.rows == AUTO else method.rows
-        rule = str(config.sinks.get("rule", method.sinks))
+        rule = str(config.sinks.get("rule", DEFAULT)) if method.sinks == DEFAULT else method.sinks
         return replace(method, heads=_named(config.grounding_heads), sink_heads=sinks, sinks=rule, rows=rows)
     if isinstance(method, Wrapped):
         inner = settled(method.inner, config)

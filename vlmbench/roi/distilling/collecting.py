@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlmbench.roi.distilling.label_files import read_labels, write_labels
-from vlmbench.roi.distilling.teacher import Teacher, choose_heads, label
+from vlmbench.roi.distilling.teacher import NothingToCompareError, Teacher, choose_heads, label
 
 if TYPE_CHECKING:
     from vlmbench.items import Item
@@ -39,22 +39,40 @@ class Collector:
         named: tuple[Head, ...],
         progress: Progress,
     ) -> None:
-        """Chooses the heads, `named` ones aside, and writes them with what is known of them."""
-        sums = choose_heads(
-            self.shower,
-            [self.recipe.taught(item) for item in items],
-            layers,
-            self.recipe.rows,
-            self.recipe.sinks,
-            self.seed,
-            self.rows,
-            progress,
-        )
+        """Chooses the heads, `named` ones aside, and writes them with what is known of them: of named ones
+        nothing, and no sinks, where no question has another one beside it."""
+        try:
+            sums = choose_heads(
+                self.shower,
+                [self.recipe.taught(item) for item in items],
+                layers,
+                self.recipe.rows,
+                self.recipe.sinks,
+                self.seed,
+                self.rows,
+                progress,
+            )
+        except NothingToCompareError:
+            if not named:
+                raise
+            self.work.write_heads(
+                {
+                    "grounding": named,
+                    "sinks": self._sink_layer(),
+                    "entropy": (),
+                    "about": {
+                        "items": 0,
+                        "layers": list(layers),
+                        "scores": [],
+                        "pointing": None,
+                        "steady_sinks": 0.0,
+                    },
+                }
+            )
+            return
         scores = sums.scores()
         chosen = named or scores.grounding_heads(count)
-        sinks = scores.sink_heads()
-        if self.recipe.sink_layer is not None:
-            sinks = tuple((self.recipe.sink_layer, head) for head in range(scores.score.shape[1]))
+        sinks = self._sink_layer() or scores.sink_heads()
 
         def of(values: Any, head: Head) -> float:
             return round(float(values[scores.layers.index(head[0]), head[1]]), 6)
@@ -76,6 +94,12 @@ class Collector:
                 },
             }
         )
+
+    def _sink_layer(self) -> tuple[Head, ...]:
+        """All heads of the layer that the recipe names, if it names one."""
+        layer = self.recipe.sink_layer
+        heads = self.shower.adapter.model.config.get_text_config().num_attention_heads
+        return () if layer is None else tuple((layer, head) for head in range(heads))
 
     def teacher(self) -> tuple[Teacher, dict[str, Any]]:
         """Of the heads that were written, and what is known of these."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmbench.errors import UsageError
-from vlmbench.roi.rpn_file import CONFIG, RpnConfig, read_config
+from vlmbench.roi.rpn_file import CONFIG, WEIGHTS, RpnConfig, read_config
 from vlmbench.table_io import write_text_atomically
 
 _RUN, _HEADS, _STATE = "run.json", "heads.json", "state.pt"
@@ -32,7 +32,8 @@ class RunFolder:
         return self._inner / _STATE
 
     def finished(self) -> RpnConfig | None:
-        """The configuration, where this very run is over. Raises UsageError for the network of another."""
+        """The configuration, where this very run is over and its weights are still there. Raises UsageError
+        for the network of another."""
         if not (self.folder / CONFIG).exists():
             return None
         config = read_config(self.folder)
@@ -41,10 +42,10 @@ class RunFolder:
                 f"--out {self.folder}: holds the network of another run (other model, task or options); "
                 "give another folder, or delete it"
             )
-        return config
+        return config if (self.folder / WEIGHTS).exists() else None
 
     def open(self) -> None:
-        """Makes the folder. Raises UsageError where another run has left something there."""
+        """Makes the folder. Raises UsageError where it cannot, or where another run has left something."""
         mark = self._inner / _RUN
         if mark.exists():
             if json.loads(mark.read_text(encoding="utf-8"))["run"] != self.run:
@@ -53,9 +54,18 @@ class RunFolder:
                     "or versions); give another folder, or delete it"
                 )
             return
-        if self._inner.exists():
+        # a half-written mark is what a run leaves that was killed while it made the folder
+        left = self._inner.iterdir() if self._inner.is_dir() else [self._inner] * self._inner.exists()
+        if any(not path.name.startswith(f".{_RUN}.") for path in left):
             raise UsageError(f"--out {self.folder}: its folder 'checkpoint' is not of distill: move it")
-        write_text_atomically(mark, json.dumps({"run": self.run}) + "\n")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--out {self.folder} is a file; choose another --out")
+        try:
+            write_text_atomically(mark, json.dumps({"run": self.run}) + "\n")
+        except OSError as error:
+            raise UsageError(
+                f"--out {self.folder} cannot be created ({error.strerror}); choose another --out"
+            ) from None
 
     def labels(self, split: str, number: int) -> Path:
         """File of one batch."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST = 64
 """Pictures, and sizes of pictures, remembered."""
+_PIXELS = 1 << 27
+"""Of all pictures remembered: 400 MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +108,14 @@ class Shower:
         for source in item.images:
             if source.key not in self._pictures:
                 self._pictures[source.key] = to_rgb(source.load())
-                while len(self._pictures) > _MOST:
+                while len(self._pictures) > 1 and (len(self._pictures) > _MOST or self._size > _PIXELS):
                     self._pictures.popitem(last=False)
             found.append(self._pictures[source.key])
         return found
+
+    @property
+    def _size(self) -> int:
+        return sum(image.width * image.height for image in self._pictures.values())
 
     def _view(self, item: Item, features: ImageFeatures) -> View:
         """Of its first picture. Raises NotApplicableError."""

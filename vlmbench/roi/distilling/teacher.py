@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 """Told how many questions are done since it was last called."""
 
+UNASKED = "cannot be asked"
+
+
+class NothingToCompareError(UsageError):
+    """No question from which heads could be chosen; named ones need none."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -96,22 +102,23 @@ def choose_heads(
 ) -> HeadSums:
     """Sums over the questions of what each head does under three questions on each picture.
 
-    Raises UsageError where no question has a rewording and another question beside it.
+    Raises NothingToCompareError where no question has a rewording and another question beside it.
     """
     sums = HeadSums(layers, rule)
     found = list(triples(items, seed))
     if not found:
-        raise UsageError(
+        raise NothingToCompareError(
             "no question to choose attention heads on: each needs another wording and another question "
             "beside it; name the heads with --heads"
         )
-    taken, refused = 0, list[str]()
+    taken, refused = 0, dict[str, str]()
     for i in range(0, len(found), batch):
         part = found[i : i + batch]
         taken += _add(sums, shower, part, layers, rows, refused)
         progress(len(part))
     if not taken:
-        raise UsageError(f"no question to choose attention heads on: {_told(refused)}")
+        told = _told([f"{UNASKED}: {reason}" for reason in refused.values()])
+        raise NothingToCompareError(f"no question to choose attention heads on: {told}")
     return sums
 
 
@@ -121,7 +128,7 @@ def _add(
     part: Sequence[Triple],
     layers: Sequence[int],
     rows: str,
-    refused: list[str],
+    refused: dict[str, str],
 ) -> int:
     asked, reworded, other = (
         {shown.item.id: (shown, maps) for shown, maps in _maps(shower, items, layers, rows, refused)}
@@ -142,14 +149,15 @@ def _add(
 
 def label(shower: Shower, teacher: Teacher, items: Sequence[Item], told: bool) -> list[Labelled]:
     """One per question of a batch, in order. told: whether maps are held against boxes."""
-    refused: list[str] = []
+    refused: dict[str, str] = {}
     maps = {
         shown.item.id: (shown, m) for shown, m in _maps(shower, items, teacher.layers, teacher.rows, refused)
     }
     found = []
     for item in items:
         if item.id not in maps:
-            found.append(Labelled(item.id, torch.empty(0, 0, dtype=torch.int8), "cannot be asked"))
+            reason = f"{UNASKED}: {refused[item.id]}"
+            found.append(Labelled(item.id, torch.empty(0, 0, dtype=torch.int8), reason))
             continue
         found.append(_labelled(teacher, *maps[item.id], told))
     return found
@@ -181,11 +189,11 @@ def points(map: Tensor, boxes: Sequence[Box], view: View) -> Pointing:
 
 
 def _maps(
-    shower: Shower, items: Sequence[Item], layers: Sequence[int], rows: str, refused: list[str]
+    shower: Shower, items: Sequence[Item], layers: Sequence[int], rows: str, refused: dict[str, str]
 ) -> Iterator[tuple[Shown, Tensor]]:
-    """[L, A, H, W] of each that can be asked; the reasons of the others go to `refused`."""
+    """[L, A, H, W] of each that can be asked; the reasons of the others go to `refused`, by id."""
     batch = shower.show(items)
-    refused += batch.refused.values()
+    refused |= batch.refused
     if batch.encoded is None:
         return
     said = responses(
@@ -208,5 +216,8 @@ def check_labels(labelled: Sequence[Labelled], least: int, what: str) -> None:
 
 
 def _told(reasons: Sequence[str]) -> str:
+    """Each kind with its count, and of questions that could not be asked why the first one could not."""
     counted = count_reasons(reasons)
-    return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "none"
+    why = next((reason.partition(": ")[2] for reason in reasons if ": " in reason), "")
+    parts = [f"{n} {kind}" + f" ({why})" * (kind == UNASKED and bool(why)) for kind, n in counted.items()]
+    return ", ".join(parts) or "none"
