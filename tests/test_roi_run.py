@@ -50,6 +50,7 @@ def make_network(model: Path, folder: Path, threshold: float = 0.3) -> RpnConfig
         norm=True,
         rotary=False,
         threshold=threshold,
+        training={"task": "own"},
         grounding_heads=((1, 0),),
     )
     save_rpn(folder, Rpn(adapter.model, shape), config)
@@ -75,6 +76,9 @@ def test_the_network_of_a_run(tiny_model: Tiny, task: Path, tmp_path: Path) -> N
     assert own.table.identity["rpn"] != named.table.identity["rpn"]
     for result, tau in ((named, "0.3"), (own, "0.6")):
         assert any(f"layers 1 to 1, tau {tau}; teacher's heads 1:0" in note for note in result.table.notes)
+        assert any(
+            "own: the network was distilled on questions of this task" in n for n in result.table.notes
+        )
     # a network that was never trained finds something above .3, since sigmoid(0) is .5
     regions = [r.roi for (_, _, c), r in read_records(tmp_path / "named").items() if c == "sd-rpn"]
     assert any(region is not None and region.box is not None for region in regions)

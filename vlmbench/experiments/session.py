@@ -240,6 +240,12 @@ class Session:
         self.network = network_of(self.options, self.adapter, parts)
         if self.network is not None:
             self.notes.append(self.network.describe())
+            seen = str(self.network.config.training.get("task", "")).split(",")
+            self.notes += [
+                f"{task.name}: the network was distilled on questions of this task, which flatters sd-rpn"
+                for task in self.tasks
+                if task.name in seen
+            ]
 
     def _told(self, records: Mapping[tuple[str, str, str], Record]) -> list[str]:
         """Notes that only the records can give."""
