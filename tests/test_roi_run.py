@@ -29,6 +29,7 @@ from vlmbench.roi.rpn import Rpn, RpnShape
 from vlmbench.roi.rpn_file import RpnConfig, base_model, save_rpn
 from vlmbench.roi.settled import settled
 from vlmbench.schema import State
+from vlmbench.tasks.load import load_task
 
 Tiny = Callable[[str], Path]
 UNTIMED = TimingPlan(0)
@@ -164,3 +165,11 @@ def test_no_region_is_the_plain_model(tiny_model: Tiny, task: Path, tmp_path: Pa
     assert [cell.condition for cell in result.table.cells] == [Condition().id]
 
     assert {r.state for r in read_records(tmp_path / "run").values()} <= {State.PARSED, State.EMPTY}
+
+
+@pytest.mark.parametrize("experiment", ["perturb", "prune", "roi"])
+def test_a_bare_command_asks_a_part_of_the_demo(experiment: str) -> None:
+    for name in ("demo", "demo-canvas"):
+        limit = load_task(name).spec.default_limit
+        assert isinstance(limit, dict)
+        assert limit[experiment] <= 105

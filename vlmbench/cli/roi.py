@@ -58,7 +58,7 @@ def roi(
     """Does it help to look again at the region that a question is about, and how good is that region?
 
     Without options it compares nine methods on the embedded demo model, whose region proposal network is
-    packaged, in about a minute on two CPU cores.
+    packaged, in under two minutes on two CPU cores.
 
     Examples:
       vlmbench roi
