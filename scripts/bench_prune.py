@@ -10,17 +10,15 @@ was measured and never asserted. On a machine that is busy with other things use
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from prune_bench.large import bench_large
-from prune_bench.lines import Line, line, method
+from prune_bench.lines import Line, line, method, tell
 from prune_bench.models import LARGE, MEDIUM, SEED, Case
 from prune_bench.overhead import bench_field
 
@@ -270,24 +268,10 @@ def main() -> None:
             lambda n=name, b=b: bench_large(n, int(b), args.repeats, device) for b in args.batches.split(",")
         ]
 
-    machine = describe_hardware()
     clock = "CPU time" if args.cpu_time else "wall time"
-    print(f"{machine}, torch {torch.__version__}, {clock}")
+    print(f"{describe_hardware()}, torch {torch.__version__}, {clock}")
     print(f"median (95 % interval of the median), {args.repeats} repeats")
-    lines: list[Line] = []
-    for job in jobs:
-        for each in job():
-            if not lines or lines[-1].section != each.section:
-                print(f"\n{each.section}")
-            print(each, flush=True)
-            lines.append(each)
-        if args.json:
-            told = [{**asdict(each), "verdict": each.verdict} for each in lines]
-            args.json.write_text(
-                json.dumps(
-                    {"machine": machine, "torch": torch.__version__, "clock": clock, "lines": told}, indent=1
-                )
-            )
+    tell((job() for job in jobs), clock, args.json)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ printed beside what was measured and never asserted.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from prune_bench.lines import Line
+from prune_bench.lines import Line, tell
 from roi_bench.cases import SHAPES, demo, random_model
 from roi_bench.throughput import Setting, bench_throughput
 
@@ -58,28 +57,18 @@ def main() -> None:
         parser.error("--cpu-time says nothing about work on a GPU")
     seconds = time.process_time if args.cpu_time else time.perf_counter
     clock = "CPU time" if args.cpu_time else "wall time"
-    machine = describe_hardware()
-    print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock}")
+    print(f"{describe_hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {clock}")
     print(f"median (95 % interval of the median), {args.repeats} repeats")
-    lines: list[Line] = []
-    for name in names:
+
+    def lines(name: str) -> Iterator[Line]:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         adapter = demo() if name == "demo" else random_model(SHAPES[name], device, dtype)
         title = "demo" if name == "demo" else SHAPES[name].name
         for batch in sizes:
             setting = Setting(args.zoom, args.tokens, int(batch), args.new_tokens, args.repeats, seconds)
-            for each in bench_throughput(adapter, title, setting):
-                if not lines or lines[-1].section != each.section:
-                    print(f"\n{each.section}")
-                print(each, flush=True)
-                lines.append(each)
-        if args.json:
-            told = [{**asdict(each), "verdict": each.verdict} for each in lines]
-            args.json.write_text(
-                json.dumps(
-                    {"machine": machine, "torch": torch.__version__, "clock": clock, "lines": told}, indent=1
-                )
-            )
+            yield from bench_throughput(adapter, title, setting)
+
+    tell(map(lines, names), clock, args.json)
 
 
 if __name__ == "__main__":

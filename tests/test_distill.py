@@ -319,7 +319,7 @@ def test_a_memorisable_set_is_learnt(family: str, precision: str, tiny_model: Ti
         Schedule(20, 6, 2, 3e-3, 5, 0),
         accelerator_of(True, precision),
         lambda: measure(rpn, lessons, parts, lambda total: total).iou,
-        tmp_path / "state.pt",
+        tmp_path / "state.safetensors",
         told.append,
     )
     assert [point.step for point in curve] == [5, 10, 15, 20]

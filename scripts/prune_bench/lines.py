@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from vlmbench.engine.manifest import describe_hardware
 from vlmbench.engine.timing import median_estimate
 from vlmbench.prune import PRUNERS
 from vlmbench.prune.base import Pruner
@@ -50,3 +55,18 @@ def method(name: str, **parameters: Any) -> Pruner:
     entry = PRUNERS.get(name)
     built: Pruner = entry.build(entry.part(**{key: str(value) for key, value in parameters.items()}))
     return built
+
+
+def tell(jobs: Iterable[Iterator[Line]], clock: str, path: Path | None) -> None:
+    """Prints the lines of each job as they come, under their sections; `path` gets them after each job."""
+    machine, lines = describe_hardware(), list[Line]()
+    for job in jobs:
+        for each in job:
+            if not lines or lines[-1].section != each.section:
+                print(f"\n{each.section}")
+            print(each, flush=True)
+            lines.append(each)
+        if path is not None:
+            told = [{**asdict(each), "verdict": each.verdict} for each in lines]
+            content = {"machine": machine, "torch": torch.__version__, "clock": clock, "lines": told}
+            path.write_text(json.dumps(content, indent=1))

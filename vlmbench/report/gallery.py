@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from vlmbench.report.figures import counted
-from vlmbench.report.svg import Sheet, text_height, wrap
+from vlmbench.report.svg import Sheet, text_height, wrap, write_series
 
 if TYPE_CHECKING:
     from vlmbench.engine.unstable import Given, Shown, UnstableItem
@@ -35,16 +34,7 @@ _SIZES = ((TILE, 0), (TILE, 128), (144, 128), (112, 64), (88, 32), (64, 16), (48
 def draw_gallery(items: Sequence[UnstableItem], folder: Path) -> list[Path]:
     """Writes an SVG per item, `unstable-01-TASK-ITEM.svg`, in the given order; sheets of an earlier, longer
     gallery in the folder go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, item in enumerate(items, 1):
-        name = re.sub(r"[^\w.-]+", "_", f"{item.task}-{item.item}", flags=re.ASCII)[:80]
-        written.append(folder / f"unstable-{number:02d}-{name}.svg")
-        written[-1].write_text(draw_sheet(item), encoding="utf-8")
-    for path in folder.glob("unstable-[0-9][0-9]*-*.svg"):
-        if path not in written:
-            path.unlink()
-    return written
+    return write_series(folder, "unstable", ((f"{i.task}-{i.item}", draw_sheet(i)) for i in items))
 
 
 def draw_sheet(item: UnstableItem) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from vlmbench.errors import UsageError
 from vlmbench.report.curves import draw_curves
 from vlmbench.report.frontier import MEASURES, spots_of
 from vlmbench.report.pareto import draw_pareto
+from vlmbench.report.svg import file_name
 
 if TYPE_CHECKING:
     from vlmbench.engine.kept import Tile
@@ -57,11 +57,6 @@ def write_pictures(run: Path, table: Table, items: Iterable[ItemPanels]) -> list
     except UsageError as error:
         print(f"note: no accuracy curves: {error}", file=sys.stderr)
     return written
-
-
-def file_name(text: str) -> str:
-    """Without what a file system or a command line might stumble over."""
-    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)[:80]
 
 
 def dimmed(picture: Image.Image, share: NDArray[np.float32]) -> Image.Image:

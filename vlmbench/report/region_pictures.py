@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from vlmbench.errors import UsageError
 from vlmbench.report.figures import counted
-from vlmbench.report.pictures import file_name
 from vlmbench.report.region_plot import draw_regions
 from vlmbench.report.region_tiles import (
     GREEN,
@@ -25,7 +24,7 @@ from vlmbench.report.region_tiles import (
     PlainTile,
     Tile,
 )
-from vlmbench.report.svg import Sheet, text_height, wrap
+from vlmbench.report.svg import Sheet, file_name, text_height, wrap, write_series
 
 if TYPE_CHECKING:
     from vlmbench.engine.region_panels import ItemRegions
@@ -52,15 +51,7 @@ def write_region_pictures(run: Path, table: Table, items: Iterable[ItemRegions])
 def draw_region_sheets(items: Iterable[ItemRegions], folder: Path) -> list[Path]:
     """Writes an SVG per item, `region-01-TASK-ITEM.svg`, in the given order; sheets of an earlier, longer
     series in the folder go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for number, item in enumerate(items, 1):
-        written.append(folder / f"region-{number:02d}-{file_name(f'{item.task}-{item.item}')}.svg")
-        written[-1].write_text(draw_region_sheet(item), encoding="utf-8")
-    for path in folder.glob("region-[0-9][0-9]*-*.svg"):
-        if path not in written:
-            path.unlink()
-    return written
+    return write_series(folder, "region", ((f"{i.task}-{i.item}", draw_region_sheet(i)) for i in items))
 
 
 def draw_region_sheet(item: ItemRegions) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def _fitted(size: tuple[int, int], wide: float, high: float) -> tuple[float, flo
     return size[0] * scale, size[1] * scale
 
 
-class Tile:
+class Tile(ABC):
     """A name, a picture, what is small below it, and words; laid out but not yet placed."""
 
     name: Sequence[str] = ("without a second look",)
@@ -105,9 +106,9 @@ class Tile:
     below = 0.0
     """Height of the words."""
 
+    @abstractmethod
     def draw(self, sheet: Sheet, x: float, y: float, top: float, middle: float) -> None:
         """All but the name, below `y`; pictures end where those of the row do."""
-        raise NotImplementedError
 
 
 class PlainTile(Tile):

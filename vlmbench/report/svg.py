@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from xml.sax.saxutils import escape
 
 FONTS = "Arial, 'Liberation Sans', 'DejaVu Sans', 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
@@ -164,3 +165,22 @@ def clean_line(text: str) -> str:
 def _n(value: float) -> str:
     """The shortest form: equal pictures give equal bytes."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def file_name(text: str) -> str:
+    """Without what a file system or a command line might stumble over."""
+    return re.sub(r"[^\w.-]+", "_", text, flags=re.ASCII)[:80]
+
+
+def write_series(folder: Path, prefix: str, sheets: Iterable[tuple[str, str]]) -> list[Path]:
+    """Writes `PREFIX-01-NAME.svg` for every (name, SVG), in the given order; sheets of an earlier, longer
+    series in the folder go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, (name, content) in enumerate(sheets, 1):
+        written.append(folder / f"{prefix}-{number:02d}-{file_name(name)}.svg")
+        written[-1].write_text(content, encoding="utf-8")
+    for path in folder.glob(f"{prefix}-[0-9][0-9]*-*.svg"):
+        if path not in written:
+            path.unlink()
+    return written

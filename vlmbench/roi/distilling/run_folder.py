@@ -12,7 +12,7 @@ from vlmbench.errors import UsageError
 from vlmbench.roi.rpn_file import CONFIG, WEIGHTS, RpnConfig, read_config
 from vlmbench.table_io import write_text_atomically
 
-_RUN, _HEADS, _STATE = "run.json", "heads.json", "state.pt"
+_RUN, _HEADS, _STATE = "run.json", "heads.json", "state.safetensors"
 
 
 @dataclass(frozen=True)

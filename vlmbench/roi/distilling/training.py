@@ -6,6 +6,7 @@ is cut into; so that these change the result by rounding alone. Nothing is drawn
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -153,17 +154,21 @@ def _step(
 def _save(
     path: Path, rpn: Rpn, optimiser: Any, accelerator: Accelerator, curve: Sequence[CurvePoint]
 ) -> None:
-    """By the first process; whole or not at all."""
+    """By the first process; whole or not at all. Tensors with the rest as JSON beside them: nothing that is
+    read again can run anything."""
     if accelerator.is_main_process:
+        from safetensors.torch import save
+
+        tensors = {f"network.{name}": value for name, value in rpn.state_dict().items()}
+        for number, slots in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items()}
         scaler = accelerator.scaler
-        beside = path.with_name(f".{path.name}.part")
-        content = {
-            "network": rpn.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-            "curve": [point.model_dump() for point in curve],
+        told = {
+            "scaler": json.dumps(None if scaler is None else scaler.state_dict()),
+            "curve": json.dumps([point.model_dump() for point in curve]),
         }
-        torch.save(content, beside)
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, told))
         beside.replace(path)
     accelerator.wait_for_everyone()
 
@@ -172,12 +177,26 @@ def _resume(path: Path, rpn: Rpn, optimiser: Any, accelerator: Accelerator) -> l
     """The curve so far; empty where training begins."""
     if not path.exists():
         return []
-    content = torch.load(path, map_location=accelerator.device, weights_only=True)
-    rpn.load_state_dict(content["network"])
-    optimiser.load_state_dict(content["optimiser"])
-    if content["scaler"] is not None and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(content["scaler"])
-    return [CurvePoint(**point) for point in content["curve"]]
+    from safetensors import safe_open
+
+    network: dict[str, torch.Tensor] = {}
+    slots: dict[int, dict[str, torch.Tensor]] = {}
+    with safe_open(path, "pt") as file:
+        told = file.metadata()
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            part, _, name = key.partition(".")
+            if part == "network":
+                network[name] = file.get_tensor(key)
+            else:
+                number, _, slot = name.partition(".")
+                slots.setdefault(int(number), {})[slot] = file.get_tensor(key)
+    rpn.load_state_dict(network)
+    # the groups hold what the schedule sets at every step
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    scaler = json.loads(told["scaler"])
+    if scaler is not None and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(scaler)
+    return [CurvePoint(**point) for point in json.loads(told["curve"])]
 
 
 def _shuffled(n: int, seed: int) -> list[int]:
